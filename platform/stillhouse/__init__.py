@@ -1,0 +1,1 @@
+"""The control plane of Stillhouse: Django, Postgres, pages and APIs."""

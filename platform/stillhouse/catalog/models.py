@@ -1,0 +1,39 @@
+"""Bases one may train on."""
+
+from django.db import models
+
+from workers.contract import ThinkContract
+
+
+class BaseModel(models.Model):
+    """A pinned base. The rows come from `catalog.bases`; it is available where its weights were added."""
+
+    id = models.SlugField(primary_key=True, max_length=80)
+    name = models.CharField(max_length=120)
+    hub_id = models.CharField(max_length=160)
+    revision = models.CharField(max_length=80)
+    licence = models.CharField(max_length=80)
+    parameters = models.PositiveBigIntegerField()
+    context_length = models.PositiveIntegerField()
+    think = models.JSONField()
+    """ThinkContract."""
+    lora_targets = models.JSONField()
+    max_rank = models.PositiveIntegerField(default=64)
+    description = models.CharField(max_length=300, blank=True)
+
+    path = models.CharField(max_length=500, blank=True)
+    """Folder of the weights on this site; empty until they are added."""
+    digest = models.CharField(max_length=64, blank=True)
+    template_sha256 = models.CharField(max_length=64, blank=True)
+    added_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def available(self) -> bool:
+        return bool(self.digest)
+
+    @property
+    def think_contract(self) -> ThinkContract:
+        return ThinkContract.model_validate(self.think)

@@ -1,0 +1,199 @@
+"""Bytes in object storage, addressed by their sha256 and never overwritten.
+
+Everything that workers or browsers send lands under `staging/`; `keep` hashes it on this side, copies it to its
+content address and removes the staging object. Only content addresses are ever recorded in the database.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from io import BytesIO
+from urllib.parse import urlsplit
+
+import urllib3
+from django.conf import settings
+from minio import Minio
+from minio.commonconfig import ComposeSource, CopySource
+from minio.datatypes import Part
+from minio.error import S3Error
+
+from stillhouse.core.errors import UserError
+
+CHUNK = 1024 * 1024
+URL_LIFE = timedelta(hours=6)
+CONNECT_SECONDS, READ_SECONDS = 5, 60
+MAX_SINGLE_COPY = 5 * 1024**3  # S3's limit of one CopyObject; above it, the parts are copied one by one
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Kept bytes: their digest and size in bytes."""
+
+    sha256: str
+    size: int
+
+    @property
+    def key(self) -> str:
+        return blob_key(self.sha256)
+
+
+def blob_key(sha256: str) -> str:
+    return f"sha256/{sha256[:2]}/{sha256}"
+
+
+def _client(endpoint: str) -> Minio:
+    parts = urlsplit(endpoint)
+    pool = urllib3.PoolManager(
+        timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+        retries=urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
+        maxsize=16,
+    )
+    return Minio(
+        parts.netloc,
+        access_key=settings.S3_ACCESS_KEY,
+        secret_key=settings.S3_SECRET_KEY,
+        secure=parts.scheme == "https",
+        region=settings.S3_REGION,
+        http_client=pool,
+    )
+
+
+@lru_cache(maxsize=1)
+def store() -> Minio:
+    """The client for our own calls."""
+    return _client(settings.S3_ENDPOINT)
+
+
+@lru_cache(maxsize=1)
+def _signer() -> Minio:
+    """Signs URLs for the host under which browsers and workers reach the store. It makes no calls."""
+    return _client(settings.S3_PUBLIC_ENDPOINT)
+
+
+def ensure_bucket() -> None:
+    if not store().bucket_exists(settings.S3_BUCKET):
+        store().make_bucket(settings.S3_BUCKET)
+
+
+def get_url(sha256: str) -> str:
+    """A short-lived URL that reads one blob."""
+    return _signer().presigned_get_object(settings.S3_BUCKET, blob_key(sha256), expires=URL_LIFE)
+
+
+def put_url(staging_key: str) -> str:
+    """A short-lived URL that writes one staging object."""
+    return _signer().presigned_put_object(settings.S3_BUCKET, staging_key, expires=URL_LIFE)
+
+
+def read(sha256: str) -> Iterator[bytes]:
+    """The bytes of a blob, in chunks."""
+    yield from _stream(blob_key(sha256))
+
+
+def _stream(key: str) -> Iterator[bytes]:
+    response = store().get_object(settings.S3_BUCKET, key)
+    try:
+        yield from response.stream(CHUNK)
+    finally:
+        response.close()
+        response.release_conn()
+
+
+def exists(sha256: str) -> bool:
+    try:
+        store().stat_object(settings.S3_BUCKET, blob_key(sha256))
+    except S3Error as error:
+        if error.code in ("NoSuchKey", "NoSuchObject", "NotFound"):
+            return False
+        raise
+    return True
+
+
+def put(data: bytes) -> Blob:
+    """Keep bytes that this process already holds; for small things only."""
+    blob = Blob(hashlib.sha256(data).hexdigest(), len(data))
+    if not exists(blob.sha256):
+        store().put_object(settings.S3_BUCKET, blob.key, BytesIO(data), len(data))
+    return blob
+
+
+def keep(staging_key: str, *, expected_sha256: str | None = None) -> Blob:
+    """Hash a staging object and move it to its content address; raises UserError when the bytes are not the expected.
+
+    Safe to call again after a failure half-way: the copy comes before the removal, and a second copy writes the
+    same bytes. When the staging object is gone but the expected blob is there, an earlier call finished the work.
+    """
+    try:
+        blob = _digest(staging_key)
+    except S3Error as error:
+        if error.code not in ("NoSuchKey", "NoSuchObject", "NotFound"):
+            raise
+        if expected_sha256 and exists(expected_sha256):
+            stat = store().stat_object(settings.S3_BUCKET, blob_key(expected_sha256))
+            return Blob(expected_sha256, stat.size or 0)
+        raise UserError("upload_missing", "The uploaded file is not in the store.", next_step="Upload it again.") from error
+    if expected_sha256 and blob.sha256 != expected_sha256:
+        raise UserError(
+            "digest_mismatch",
+            f"The uploaded bytes have sha256 {blob.sha256[:12]}…, not {expected_sha256[:12]}… as announced.",
+            place=staging_key.rsplit("/", 1)[-1],
+            next_step="Upload the file again.",
+        )
+    if not exists(blob.sha256):
+        _copy(staging_key, blob)
+    store().remove_object(settings.S3_BUCKET, staging_key)
+    return blob
+
+
+def _digest(key: str) -> Blob:
+    digest, size = hashlib.sha256(), 0
+    for chunk in _stream(key):
+        digest.update(chunk)
+        size += len(chunk)
+    return Blob(digest.hexdigest(), size)
+
+
+def _copy(staging_key: str, blob: Blob) -> None:
+    source = CopySource(settings.S3_BUCKET, staging_key)
+    if blob.size <= MAX_SINGLE_COPY:
+        store().copy_object(settings.S3_BUCKET, blob.key, source)
+    else:
+        store().compose_object(settings.S3_BUCKET, blob.key, [ComposeSource(settings.S3_BUCKET, staging_key)])
+
+
+def start_multipart(staging_key: str) -> str:
+    """Begin a multipart upload; returns its upload id."""
+    return store()._create_multipart_upload(settings.S3_BUCKET, staging_key, {"Content-Type": "application/octet-stream"})
+
+
+def part_url(staging_key: str, upload_id: str, part_number: int) -> str:
+    """A short-lived URL that writes one part (from 1)."""
+    return _signer().get_presigned_url(
+        "PUT",
+        settings.S3_BUCKET,
+        staging_key,
+        expires=URL_LIFE,
+        extra_query_params={"uploadId": upload_id, "partNumber": str(part_number)},
+    )
+
+
+def finish_multipart(staging_key: str, upload_id: str) -> int:
+    """Put the parts together as the store lists them (a browser's word for them is not needed); returns bytes."""
+    parts: list[Part] = []
+    marker: str | None = None
+    while True:
+        answer = store()._list_parts(settings.S3_BUCKET, staging_key, upload_id, part_number_marker=marker)
+        parts += answer.parts
+        if not answer.is_truncated:
+            break
+        marker = str(answer.next_part_number_marker)
+    if not parts:
+        raise UserError("upload_empty", "No part of the file arrived.", next_step="Choose the file and upload it again.")
+    store()._complete_multipart_upload(settings.S3_BUCKET, staging_key, upload_id, parts)
+    return sum(part.size or 0 for part in parts)
+
+
+def abort_multipart(staging_key: str, upload_id: str) -> None:
+    store()._abort_multipart_upload(settings.S3_BUCKET, staging_key, upload_id)

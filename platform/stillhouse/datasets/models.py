@@ -1,0 +1,80 @@
+"""Datasets: a name, its immutable versions, and how bytes get there."""
+
+from typing import ClassVar
+
+from django.db import models
+
+from stillhouse.accounts.models import User, Workspace
+from stillhouse.core.ids import IdField
+from stillhouse.jobs.models import Job
+
+
+class Dataset(models.Model):
+    """A name that versions hang on."""
+
+    id = IdField("ds")
+    workspace = models.ForeignKey(Workspace, models.PROTECT, related_name="datasets")
+    name = models.CharField(max_length=120)
+    created_by = models.ForeignKey(User, models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["workspace", "name"], name="dataset_name_unique_in_workspace")
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Upload(models.Model):
+    """A multipart upload under way, from the browser straight to object storage."""
+
+    id = IdField("up")
+    dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="uploads")
+    filename = models.CharField(max_length=200)
+    size = models.PositiveBigIntegerField()
+    part_size = models.PositiveIntegerField()
+    storage_upload_id = models.TextField()
+    created_by = models.ForeignKey(User, models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    finished_at = models.DateTimeField(null=True)
+
+    @property
+    def staging_key(self) -> str:
+        return f"staging/uploads/{self.id}"
+
+
+class DatasetVersion(models.Model):
+    """Immutable content. What its check found is a DatasetReport; whether the check runs is its Job's state."""
+
+    id = IdField("dv")
+    dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="versions")
+    number = models.PositiveIntegerField()
+    filename = models.CharField(max_length=200)
+    sha256 = models.CharField(max_length=64)
+    size = models.PositiveBigIntegerField()
+    upload = models.OneToOneField(Upload, models.PROTECT, null=True, related_name="version")
+    job = models.OneToOneField(Job, models.PROTECT, related_name="+")
+    """The `validate` job."""
+    created_by = models.ForeignKey(User, models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering: ClassVar = ["dataset", "number"]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["dataset", "number"], name="dataset_version_number_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.dataset.name} v{self.number}"
+
+
+class DatasetReport(models.Model):
+    """What the check of a version found: a ValidationReport."""
+
+    version = models.OneToOneField(DatasetVersion, models.CASCADE, primary_key=True, related_name="report")
+    rows = models.PositiveBigIntegerField()
+    valid = models.PositiveBigIntegerField()
+    error_count = models.PositiveBigIntegerField()
+    warning_count = models.PositiveBigIntegerField()
+    body = models.JSONField()
+    created_at = models.DateTimeField(auto_now_add=True)

@@ -1,0 +1,19 @@
+"""The base of every message, and the field types they share."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+CONTRACT_VERSION = 1
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""A sha256 digest as 64 lower-case hexadecimal characters."""
+
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,120}$")]
+"""A plain file name: no folder, no leading dot, nothing that could leave the folder it is written to."""
+
+
+class Message(BaseModel):
+    """A frozen message that refuses unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

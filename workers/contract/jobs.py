@@ -1,0 +1,126 @@
+"""Jobs: claim, report, upload, finish. Bearer `WORKER_TOKEN`, plus the fencing token of the attempt."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from workers.contract.base import CONTRACT_VERSION, FileName, Message, Sha256
+
+JobKind = Literal["validate", "train", "evaluate"]
+
+
+class ClaimRequest(Message):
+    """POST /worker/v1/jobs/<id>/claim"""
+
+    worker: str = Field(min_length=1, max_length=120)
+    """Name of the worker, shown to people."""
+    contract: int = CONTRACT_VERSION
+
+
+class InputFile(Message):
+    """A file the job reads, by presigned URL."""
+
+    name: FileName
+    """`data`, `eval`, or the name of an adapter file."""
+    url: str
+    size: int
+    sha256: Sha256
+
+
+class ClaimAnswer(Message):
+    """200: the job is this worker's, until the lease ends."""
+
+    job: str
+    kind: JobKind
+    attempt: int
+    token: str
+    """Fencing token: goes with every later call; a newer attempt makes it stale."""
+    lease_seconds: int
+    """A report renews the lease; without one for this long, the job goes to somebody else."""
+    report_seconds: float
+    """How often to report."""
+    spec: dict[str, object]
+    """ValidateSpec, TrainSpec or EvaluateSpec as JSON, by `kind`."""
+    inputs: list[InputFile] = []
+    subject: str = ""
+    """Id of what the job is for: dataset version, training run or evaluation."""
+
+
+class Refusal(Message):
+    """409, 401, 404 or 426: why a call was refused. The worker stops that job; it does not retry."""
+
+    code: Literal[
+        "not_claimable", "stale_token", "unknown_job", "bad_worker_token", "contract_too_old", "bad_request"
+    ]
+    message: str
+
+
+class MetricPoint(Message):
+    step: int = Field(ge=0)
+    values: dict[str, float]
+    """`loss`, `learning_rate`, `grad_norm`, `tokens_per_second`."""
+
+
+class ReportRequest(Message):
+    """POST /worker/v1/jobs/<id>/report: progress, heartbeat and the question "shall I go on?" in one."""
+
+    token: str
+    phase: str = Field(default="", max_length=40)
+    message: str = Field(default="", max_length=500)
+    step: int = Field(default=0, ge=0)
+    total_steps: int = Field(default=0, ge=0)
+    eta_seconds: float | None = None
+    metrics: list[MetricPoint] = Field(default=[], max_length=1000)
+    log_tail: str = Field(default="", max_length=20_000)
+    """The last lines of the child's log; never contains data."""
+
+
+class ReportAnswer(Message):
+    action: Literal["continue", "checkpoint", "cancel"]
+
+
+class OutputFile(Message):
+    name: FileName
+    size: int = Field(ge=0)
+    sha256: Sha256
+
+
+class UploadsRequest(Message):
+    """POST /worker/v1/jobs/<id>/uploads: where to put these files."""
+
+    token: str
+    files: list[OutputFile] = Field(min_length=1, max_length=64)
+
+
+class UploadGrant(Message):
+    name: FileName
+    url: str
+    """Presigned PUT."""
+
+
+class UploadsAnswer(Message):
+    uploads: list[UploadGrant]
+
+
+class JobFailure(Message):
+    """Why an attempt ended without a result."""
+
+    fault: Literal["user", "platform"]
+    """`user`: data or settings, not retried. `platform`: ours, retried up to the job's limit."""
+    code: str = Field(max_length=60)
+    message: str = Field(max_length=2000)
+    """What happened, where, and what to do next; for a person."""
+
+
+class FinishRequest(Message):
+    """POST /worker/v1/jobs/<id>/finish: exactly one of result, failure or cancelled."""
+
+    token: str
+    result: dict[str, object] | None = None
+    """ValidationReport for `validate`; `{"manifest_sha256": ...}` for `train`; EvaluationSummary for `evaluate`.
+    Files first: everything listed in `files` was uploaded before this call."""
+    files: list[OutputFile] = []
+    """What was uploaded: for `train` the adapter files and `manifest.json`; for `evaluate` `rows.jsonl`, an
+    EvaluationRow a line; nothing for `validate`."""
+    failure: JobFailure | None = None
+    cancelled: bool = False

@@ -1,0 +1,68 @@
+"""Serving: what an agent says its engine holds, and what the platform wants it to hold. Bearer `AGENT_TOKEN`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from workers.contract.base import CONTRACT_VERSION, FileName, Message, Sha256
+
+
+class ServingProof(Message):
+    """Golden token log-probabilities, measured on this replica against the trainer's."""
+
+    adapter_distance: float
+    """Mean absolute difference in nats between what the replica gives under the adapter's name and the trainer's."""
+    base_distance: float
+    """The same for what the replica gives under the base's name: what a replica that ignores the adapter would show."""
+    tokens: int
+
+
+class HeldVersion(Message):
+    """One adapter version on this replica."""
+
+    name: str
+    """Immutable name, `<adapter>@<first 12 of digest>`."""
+    digest: Sha256
+    """sha256 of manifest.json."""
+    state: Literal["loading", "ready", "failed"]
+    error: str = Field(default="", max_length=1000)
+    proof: ServingProof | None = None
+    load_ms: float | None = None
+
+
+class PoolReport(Message):
+    """POST /worker/v1/pools/<pool>/sync"""
+
+    contract: int = CONTRACT_VERSION
+    replica: str = Field(min_length=1, max_length=120)
+    url: str
+    """Base URL of the engine as the gateway reaches it (no /v1)."""
+    incarnation: str
+    """Changes when the engine restarts."""
+    healthy: bool
+    engine: str = ""
+    """Engine and version."""
+    base: str = ""
+    """Name the engine serves its base under."""
+    base_digest: Sha256 | None = None
+    held: list[HeldVersion]
+
+
+class WantedFile(Message):
+    name: FileName
+    url: str
+    size: int
+    sha256: Sha256
+
+
+class WantedVersion(Message):
+    name: str
+    digest: Sha256
+    files: list[WantedFile]
+    """Adapter files and manifest.json. URLs are short-lived; a later answer brings fresh ones."""
+
+
+class PoolWanted(Message):
+    wanted: list[WantedVersion]
+    poll_seconds: float
+    """When to come back."""
