@@ -20,7 +20,8 @@ TRANSITIONS: Table = {
 
 
 class Adapter(models.Model):
-    """A name that versions hang on. Lower case, digits and dashes: it is part of the name that engines see."""
+    """A name that versions hang on. Lower case, digits and dashes: it is part of the name that engines
+    see."""
 
     id = IdField("ad")
     workspace = models.ForeignKey(Workspace, models.PROTECT, related_name="adapters")
@@ -47,6 +48,8 @@ class AdapterVersion(models.Model):
     """`<adapter>@<first 12 of digest>`"""
     run = models.OneToOneField(TrainingRun, models.PROTECT, related_name="version")
     manifest_body = models.JSONField()
+    manifest_size = models.PositiveIntegerField()
+    """Bytes of manifest.json, whose sha256 is the digest."""
     size = models.PositiveBigIntegerField()
     """Bytes of all files."""
     state = models.CharField(max_length=10, default=CANDIDATE)
@@ -56,7 +59,9 @@ class AdapterVersion(models.Model):
         ordering: ClassVar = ["adapter", "number"]
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["adapter", "number"], name="adapter_version_number_unique"),
-            models.CheckConstraint(condition=models.Q(state__in=list(TRANSITIONS)), name="adapter_version_state_known"),
+            models.CheckConstraint(
+                condition=models.Q(state__in=list(TRANSITIONS)), name="adapter_version_state_known"
+            ),
         ]
 
     def __str__(self) -> str:

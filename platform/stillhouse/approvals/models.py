@@ -23,8 +23,8 @@ class ApprovalRequest(models.Model):
 
 
 class Decision(models.Model):
-    """Append-only. A trigger fills `run_started_by` and `asked_by` from the truth, and the constraint refuses a
-    decision by either of them: no setting turns that off."""
+    """Append-only. A trigger fills `run_started_by` and `asked_by` from the truth, and the constraint
+    refuses a decision by either of them: no setting turns that off."""
 
     APPROVED, REJECTED = "approved", "rejected"
 
@@ -47,5 +47,7 @@ class Decision(models.Model):
                 condition=~Q(decided_by=F("asked_by")) & ~Q(decided_by=F("run_started_by")),
                 name="decision_by_another_person",
             ),
-            models.CheckConstraint(condition=Q(verdict__in=["approved", "rejected"]), name="decision_verdict_known"),
+            models.CheckConstraint(
+                condition=Q(verdict__in=["approved", "rejected"]), name="decision_verdict_known"
+            ),
         ]

@@ -1,5 +1,7 @@
 """Bases one may train on."""
 
+from typing import ClassVar
+
 from django.db import models
 
 from workers.contract import ThinkContract
@@ -8,10 +10,12 @@ from workers.contract import ThinkContract
 class BaseModel(models.Model):
     """A pinned base. The rows come from `catalog.bases`; it is available where its weights were added."""
 
-    id = models.SlugField(primary_key=True, max_length=80)
+    id = models.CharField(primary_key=True, max_length=80)
+    """Lower-case name such as `qwen3-0.6b`; the name the base is served under."""
     name = models.CharField(max_length=120)
     hub_id = models.CharField(max_length=160)
-    revision = models.CharField(max_length=80)
+    revision = models.CharField(max_length=80, blank=True)
+    """Commit on the hub, where one is pinned. Empty: what was added is pinned by `digest` alone."""
     licence = models.CharField(max_length=80)
     parameters = models.PositiveBigIntegerField()
     context_length = models.PositiveIntegerField()
@@ -25,7 +29,10 @@ class BaseModel(models.Model):
     """Folder of the weights on this site; empty until they are added."""
     digest = models.CharField(max_length=64, blank=True)
     template_sha256 = models.CharField(max_length=64, blank=True)
-    added_at = models.DateTimeField(null=True)
+    added_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["parameters", "id"]
 
     def __str__(self) -> str:
         return self.name

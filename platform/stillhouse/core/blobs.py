@@ -24,6 +24,7 @@ from stillhouse.core.errors import UserError
 CHUNK = 1024 * 1024
 URL_LIFE = timedelta(hours=6)
 CONNECT_SECONDS, READ_SECONDS = 5, 60
+_MISSING = ("NoSuchKey", "NoSuchObject", "NotFound")
 MAX_SINGLE_COPY = 5 * 1024**3  # S3's limit of one CopyObject; above it, the parts are copied one by one
 
 
@@ -105,7 +106,7 @@ def exists(sha256: str) -> bool:
     try:
         store().stat_object(settings.S3_BUCKET, blob_key(sha256))
     except S3Error as error:
-        if error.code in ("NoSuchKey", "NoSuchObject", "NotFound"):
+        if error.code in _MISSING:
             return False
         raise
     return True
@@ -128,7 +129,7 @@ def keep(staging_key: str, *, expected_sha256: str | None = None) -> Blob:
     try:
         blob = _digest(staging_key)
     except S3Error as error:
-        if error.code not in ("NoSuchKey", "NoSuchObject", "NotFound"):
+        if error.code not in _MISSING:
             raise
         if expected_sha256 and exists(expected_sha256):
             stat = store().stat_object(settings.S3_BUCKET, blob_key(expected_sha256))
@@ -179,21 +180,59 @@ def part_url(staging_key: str, upload_id: str, part_number: int) -> str:
     )
 
 
-def finish_multipart(staging_key: str, upload_id: str) -> int:
-    """Put the parts together as the store lists them (a browser's word for them is not needed); returns bytes."""
+def arrived_parts(staging_key: str, upload_id: str) -> list[Part]:
+    """The parts that the store holds, in order (a browser's word for them is not needed).
+
+    Raises UserError `upload_gone` when the store no longer knows the upload: it was finished or abandoned.
+    """
     parts: list[Part] = []
     marker: str | None = None
     while True:
-        answer = store()._list_parts(settings.S3_BUCKET, staging_key, upload_id, part_number_marker=marker)
+        try:
+            answer = store()._list_parts(settings.S3_BUCKET, staging_key, upload_id, part_number_marker=marker)
+        except S3Error as error:
+            if error.code == "NoSuchUpload":
+                raise _upload_gone() from error
+            raise
         parts += answer.parts
         if not answer.is_truncated:
-            break
+            return parts
         marker = str(answer.next_part_number_marker)
-    if not parts:
-        raise UserError("upload_empty", "No part of the file arrived.", next_step="Choose the file and upload it again.")
+
+
+def finish_multipart(staging_key: str, upload_id: str, parts: list[Part]) -> None:
+    """Put the parts together into the staging object."""
     store()._complete_multipart_upload(settings.S3_BUCKET, staging_key, upload_id, parts)
-    return sum(part.size or 0 for part in parts)
 
 
 def abort_multipart(staging_key: str, upload_id: str) -> None:
-    store()._abort_multipart_upload(settings.S3_BUCKET, staging_key, upload_id)
+    """Throw the parts away; nothing happens when the store does not know the upload any more."""
+    try:
+        store()._abort_multipart_upload(settings.S3_BUCKET, staging_key, upload_id)
+    except S3Error as error:
+        if error.code != "NoSuchUpload":
+            raise
+
+
+def discard(staging_key: str) -> None:
+    """Remove a staging object; nothing happens when it is not there."""
+    store().remove_object(settings.S3_BUCKET, staging_key)
+
+
+def staged_size(staging_key: str) -> int | None:
+    """Bytes of a staging object, or None when there is none."""
+    try:
+        return store().stat_object(settings.S3_BUCKET, staging_key).size or 0
+    except S3Error as error:
+        if error.code in _MISSING:
+            return None
+        raise
+
+
+def _upload_gone() -> UserError:
+    return UserError(
+        "upload_gone",
+        "The store does not know this upload any more.",
+        next_step="Choose the file and upload it again.",
+        status=409,
+    )

@@ -46,4 +46,6 @@ class EvaluatedRow(models.Model):
 
     class Meta:
         ordering: ClassVar = ["evaluation", "index"]
-        constraints: ClassVar = [models.UniqueConstraint(fields=["evaluation", "index"], name="evaluated_row_unique")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["evaluation", "index"], name="evaluated_row_unique")
+        ]

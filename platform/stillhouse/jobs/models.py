@@ -106,7 +106,7 @@ class Metric(models.Model):
 class Outbox(models.Model):
     """A doorbell still to be rung: written in the transaction that queued the job, sent by the keeper."""
 
-    job = models.ForeignKey(Job, models.CASCADE, related_name="+")
+    job = models.ForeignKey(Job, models.CASCADE, related_name="outbox_entries")
     created_at = models.DateTimeField(auto_now_add=True)
     sent_at = models.DateTimeField(null=True)
 

@@ -42,4 +42,6 @@ class Publication(models.Model):
 
     class Meta:
         ordering: ClassVar = ["alias", "sequence"]
-        constraints: ClassVar = [models.UniqueConstraint(fields=["alias", "sequence"], name="publication_sequence_unique")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["alias", "sequence"], name="publication_sequence_unique")
+        ]

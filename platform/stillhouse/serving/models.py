@@ -15,6 +15,9 @@ class Pool(models.Model):
     base = models.ForeignKey(BaseModel, models.PROTECT, related_name="pools")
     created_at = models.DateTimeField(auto_now_add=True)
 
+    def __str__(self) -> str:
+        return self.name
+
 
 class Replica(models.Model):
     """One engine and its agent, as it last reported."""
@@ -25,10 +28,14 @@ class Replica(models.Model):
     incarnation = models.CharField(max_length=80)
     engine = models.CharField(max_length=80, blank=True)
     healthy = models.BooleanField(default=False)
+    error = models.CharField(max_length=300, blank=True)
+    """Why requests may not go there although the engine runs: another base's weights, say."""
     reported_at = models.DateTimeField()
 
     class Meta:
-        constraints: ClassVar = [models.UniqueConstraint(fields=["pool", "name"], name="replica_name_unique_in_pool")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["pool", "name"], name="replica_name_unique_in_pool")
+        ]
 
 
 class Placement(models.Model):
@@ -39,7 +46,9 @@ class Placement(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        constraints: ClassVar = [models.UniqueConstraint(fields=["pool", "version"], name="one_placement_per_pool")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["pool", "version"], name="one_placement_per_pool")
+        ]
 
 
 class Holding(models.Model):
@@ -57,4 +66,6 @@ class Holding(models.Model):
     changed_at = models.DateTimeField(auto_now=True)
 
     class Meta:
-        constraints: ClassVar = [models.UniqueConstraint(fields=["replica", "version"], name="one_holding_per_replica")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["replica", "version"], name="one_holding_per_replica")
+        ]

@@ -1,0 +1,141 @@
+"""Writes: workspaces, members and keys."""
+
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email, validate_slug
+from django.db import transaction
+from django.utils import timezone
+
+from stillhouse.accounts.access import require
+from stillhouse.accounts.keys import make_key
+from stillhouse.accounts.models import ApiKey, Membership, Role, User, Workspace
+from stillhouse.audit.actions import record
+from stillhouse.core.errors import NotFound, UserError
+from stillhouse.core.notify import GATEWAY, notify
+from stillhouse.core.text import clean_name
+
+
+@transaction.atomic
+def create_workspace(*, name: str, slug: str, by: User | None = None) -> Workspace:
+    """Make a workspace; the one with this slug when it is there already."""
+    try:
+        validate_slug(slug)
+    except ValidationError as error:
+        raise UserError(
+            "bad_slug",
+            f"{slug[:60]!r} cannot be part of an address.",
+            place="slug",
+            next_step="Use lower-case letters, digits and dashes.",
+        ) from error
+    workspace, made = Workspace.objects.get_or_create(slug=slug, defaults={"name": clean_name(name, what="workspace name")})
+    if made:
+        record(workspace=workspace, by=by, action="workspace.created", object_id=workspace.pk, object_name=workspace.name)
+    return workspace
+
+
+@transaction.atomic
+def add_member(
+    *, workspace: Workspace, email: str, password: str | None, name: str, role: str, by: User | None = None
+) -> Membership:
+    """Make somebody a member with this role; the person's account is made when there is none for the e-mail.
+
+    An existing account keeps its password and name: a workspace must not be able to take over somebody who is
+    also in another one. Use `set_password` for that.
+    """
+    address, known_role = _checked_email(email), _checked_role(role)
+    user = User.objects.filter(email=address).first()
+    if user is None:
+        _check_password(password)
+        user = User.objects.create_user(address, password, name=clean_name(name or address, what="person's name"))
+    membership, made = Membership.objects.get_or_create(user=user, workspace=workspace, defaults={"role": known_role})
+    if not made and membership.role == known_role:
+        return membership
+    membership.role = known_role
+    membership.save(update_fields=["role"])
+    record(
+        workspace=workspace,
+        by=by,
+        action="member.added" if made else "member.role_changed",
+        object_id=user.pk,
+        object_name=user.email,
+        details={"role": known_role},
+    )
+    return membership
+
+
+@transaction.atomic
+def set_password(*, user: User, password: str, by: User | None = None) -> None:
+    """Give somebody a new password; recorded in every workspace the person belongs to."""
+    _check_password(password)
+    user.set_password(password)
+    user.save(update_fields=["password"])
+    for membership in user.memberships.select_related("workspace"):
+        record(
+            workspace=membership.workspace,
+            by=by,
+            action="member.password_set",
+            object_id=user.pk,
+            object_name=user.email,
+        )
+
+
+@transaction.atomic
+def create_key(*, by: Membership, name: str) -> tuple[ApiKey, str]:
+    """Make an app's key; returns it with its secret, which exists nowhere else and is shown once."""
+    require(by, "key.manage")
+    made = make_key()
+    key = ApiKey.objects.create(
+        workspace=by.workspace,
+        name=clean_name(name, what="key's name"),
+        prefix=made.prefix,
+        digest=made.digest,
+        created_by=by.user,
+    )
+    record(workspace=by.workspace, by=by.user, action="key.created", object_id=key.pk, object_name=key.name)
+    notify(GATEWAY)
+    return key, made.secret
+
+
+@transaction.atomic
+def revoke_key(*, by: Membership, key: ApiKey) -> None:
+    """Make a key useless at once and for good; nothing happens to one that is revoked already."""
+    if key.workspace_id != by.workspace_id:
+        raise NotFound("key")
+    require(by, "key.manage")
+    rows = ApiKey.objects.filter(pk=key.pk, revoked_at=None)
+    if not rows.update(revoked_at=timezone.now(), revoked_by=by.user):
+        return
+    key.refresh_from_db()
+    record(workspace=by.workspace, by=by.user, action="key.revoked", object_id=key.pk, object_name=key.name)
+    notify(GATEWAY)
+
+
+def _checked_email(email: str) -> str:
+    address = email.strip().lower()
+    try:
+        validate_email(address)
+    except ValidationError as error:
+        raise UserError(
+            "bad_email", f"{address[:80]!r} is not an e-mail address.", place="email", next_step="Write name@host."
+        ) from error
+    return address
+
+
+def _checked_role(role: str) -> Role:
+    if role not in Role.values:
+        raise UserError(
+            "unknown_role",
+            f"There is no role {role[:40]!r}.",
+            place="role",
+            next_step=f"Use one of: {', '.join(Role.values)}.",
+        )
+    return Role(role)
+
+
+def _check_password(password: str | None) -> None:
+    try:
+        validate_password(password or "")
+    except ValidationError as error:
+        raise UserError(
+            "bad_password", " ".join(error.messages), place="password", next_step="Choose another password."
+        ) from error

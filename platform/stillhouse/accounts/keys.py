@@ -1,0 +1,53 @@
+"""The form of an app's API key. Pure functions: the gateway calls them for every request."""
+
+import secrets
+import zlib
+from dataclasses import dataclass
+
+from stillhouse.core.secrets import digest
+
+_MARK = "sk-sh-"
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: nothing that reads as something else
+_PREFIX_CHARS, _RANDOM_CHARS, _CHECKSUM_CHARS = 8, 32, 6
+_LENGTH = len(_MARK) + _PREFIX_CHARS + 1 + _RANDOM_CHARS + _CHECKSUM_CHARS
+
+
+@dataclass(frozen=True)
+class NewKey:
+    """A key just made. `secret` exists here and in its owner's hands only."""
+
+    secret: str
+    prefix: str
+    digest: str
+
+
+def make_key() -> NewKey:
+    """A key `sk-sh-<8 prefix>-<32 random><6 checksum>`: 160 random bits behind a prefix that may be shown."""
+    prefix, random = _random(_PREFIX_CHARS), _random(_RANDOM_CHARS)
+    body = f"{_MARK}{prefix}-{random}"
+    secret = body + _checksum(body)
+    return NewKey(secret, prefix, digest_of(secret))
+
+
+def digest_of(secret: str) -> str:
+    """HMAC-SHA256 as 64 hexadecimal characters: what the database keeps."""
+    return digest("api-key", secret)
+
+
+def looks_valid(secret: str) -> bool:
+    """Whether the form and the checksum are right: a typing error is told apart without asking the database."""
+    return (
+        len(secret) == _LENGTH
+        and secret.isascii()
+        and secret.startswith(_MARK)
+        and secret[-_CHECKSUM_CHARS:] == _checksum(secret[:-_CHECKSUM_CHARS])
+    )
+
+
+def _random(length: int) -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))
+
+
+def _checksum(body: str) -> str:
+    number = zlib.crc32(body.encode())
+    return "".join(_ALPHABET[(number >> (5 * place)) & 31] for place in range(_CHECKSUM_CHARS))

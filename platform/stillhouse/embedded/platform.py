@@ -1,0 +1,135 @@
+"""The processes of the platform itself, with the same commands as docker-compose.yml."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Mapping
+
+from celery import Celery
+from celery.utils.nodenames import gethostname
+
+from stillhouse.embedded.home import BASE_ID, POOL, Home
+from stillhouse.embedded.process import Program
+from stillhouse.embedded.services import http_ok
+
+ENGINE_BOOT_TIMEOUT = 420.0
+"""Seconds. vLLM needs 48 on two idle cores, and shares them with everything else that starts."""
+
+
+def web(home: Home) -> Program:
+    """Pages, control API, worker API and gateway."""
+
+    async def ready() -> bool:
+        return await http_ok(f"{home.url}/health")
+
+    return Program(
+        name="web",
+        argv=[
+            *[sys.executable, "-m", "uvicorn", "stillhouse.asgi:application", "--app-dir", "platform"],
+            *["--host", "127.0.0.1", "--port", str(home.ports()["web"])],
+            *[
+                "--loop",
+                "uvloop",
+                "--http",
+                "httptools",
+                "--no-access-log",
+                "--timeout-graceful-shutdown",
+                "5",
+            ],
+        ],
+        environment=home.settings(),
+        ready=ready,
+    )
+
+
+def keeper(home: Home) -> Program:
+    """The loop that relays the outbox, reaps lost leases and rolls usage up."""
+    return Program(name="keeper", argv=[sys.executable, "manage.py", "keeper"], environment=home.settings())
+
+
+def worker(home: Home, queue: str) -> Program:
+    """A Celery worker of one queue, `cpu` or `gpu`. It gets no database and no object-store credentials."""
+    name = f"worker-{queue}"
+
+    async def ready() -> bool:
+        return await asyncio.to_thread(_worker_answers, home, name)
+
+    return Program(
+        name=name,
+        argv=[
+            *[sys.executable, "-m", "celery", "-A", "workers.runtime.app", "worker", "--queues", queue],
+            *["--pool", "solo", "--without-gossip", "--without-mingle", "--without-heartbeat"],
+            *["--hostname", f"{name}@%h"],
+        ],
+        environment=_only(
+            home,
+            "STILLHOUSE_URL",
+            "WORKER_TOKEN",
+            "BROKER_URL",
+            "BASES_DIR",
+            WORK_DIR=f"{home.path}/work",
+            WORKER_NAME=name,
+        ),
+        stop_signal=signal.SIGQUIT,  # a cold stop; the job goes on from its checkpoint next time
+    )
+
+
+def vllm(home: Home) -> Program:
+    """The engine, with the demonstration base, on loopback; only the agent and the gateway speak to it."""
+    port = home.ports()["vllm"]
+
+    async def ready() -> bool:
+        return await http_ok(f"http://127.0.0.1:{port}/health")
+
+    return Program(
+        name="vllm",
+        argv=[
+            *[sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(home.base)],
+            *["--served-model-name", BASE_ID, "--host", "127.0.0.1", "--port", str(port)],
+            *["--dtype", "bfloat16", "--max-model-len", "2048", "--max-num-seqs", "8"],
+            *["--enable-lora", "--max-lora-rank", "64", "--max-loras", "4", "--max-cpu-loras", "16"],
+        ],
+        environment={
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            "VLLM_CACHE_ROOT": f"{home.path}/vllm",
+        },
+        ready=ready,
+        start_timeout=ENGINE_BOOT_TIMEOUT,
+        orphan_signal="TERM",
+    )
+
+
+def agent(home: Home) -> Program:
+    """Beside the engine: makes what is loaded equal what is wanted."""
+    return Program(
+        name="agent",
+        argv=[sys.executable, "-m", "workers", "agent"],
+        environment=_only(
+            home,
+            "STILLHOUSE_URL",
+            "AGENT_TOKEN",
+            "BASES_DIR",
+            ENGINE_URL=f"http://127.0.0.1:{home.ports()['vllm']}",
+            POOL=POOL,
+            REPLICA="embedded-0",
+            ADAPTERS_DIR=f"{home.path}/adapters",
+        ),
+    )
+
+
+def _worker_answers(home: Home, name: str) -> bool:
+    """Whether the worker consumes from the broker now: it answers a ping over it."""
+    with Celery(broker=home.settings()["BROKER_URL"]) as celery:
+        node = f"{name}@{gethostname()}"
+        return bool(celery.control.ping(destination=[node], timeout=0.5))
+
+
+def _only(home: Home, *names: str, **more: str) -> Mapping[str, str]:
+    """Of the platform's settings just `names`, and `more`."""
+    settings = home.settings()
+    return {**{name: settings[name] for name in names}, **more}

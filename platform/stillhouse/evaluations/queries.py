@@ -1,0 +1,82 @@
+"""Reads of evaluations: the latest of a version, and its rows page by page."""
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+from django.core.paginator import Page, Paginator
+from django.db.models import F, Q
+
+from stillhouse.accounts.models import Membership
+from stillhouse.adapters.models import AdapterVersion
+from stillhouse.core.errors import NotFound, UserError
+from stillhouse.evaluations.models import EvaluatedRow, Evaluation, EvaluationResult
+
+Show = Literal["all", "changed", "improved", "regressed", "wrong"]
+"""Which rows: those where exactness changed between base and adapter, got better, got worse, or where the
+adapter is not exact."""
+
+FILTERS: Mapping[Show, Q] = {
+    "all": Q(),
+    "changed": ~Q(base_exact=F("adapter_exact")),
+    "improved": Q(base_exact=False, adapter_exact=True),
+    "regressed": Q(base_exact=True, adapter_exact=False),
+    "wrong": Q(adapter_exact=False),
+}
+
+
+def get_evaluation(by: Membership, evaluation_id: str) -> Evaluation:
+    """One evaluation of the workspace; raises NotFound."""
+    evaluation = (
+        Evaluation.objects.filter(version__adapter__workspace=by.workspace, pk=evaluation_id)
+        .select_related("version__adapter", "job", "data__dataset")
+        .first()
+    )
+    if evaluation is None:
+        raise NotFound("evaluation")
+    return evaluation
+
+
+def latest_evaluation(version: AdapterVersion) -> Evaluation | None:
+    """The version's newest evaluation, whatever became of it."""
+    return (
+        Evaluation.objects.filter(version=version)
+        .select_related("job", "data__dataset", "result")
+        .order_by("-created_at", "-id")
+        .first()
+    )
+
+
+def latest_result(version: AdapterVersion) -> EvaluationResult | None:
+    """The version's newest result; None while there is none."""
+    return (
+        EvaluationResult.objects.filter(evaluation__version=version)
+        .select_related("evaluation__data__dataset")
+        .order_by("-created_at")
+        .first()
+    )
+
+
+def row_counts(evaluation: Evaluation) -> dict[Show, int]:
+    """How many rows each filter shows."""
+    rows = EvaluatedRow.objects.filter(evaluation=evaluation)
+    return {show: rows.filter(condition).count() for show, condition in FILTERS.items()}
+
+
+def rows_page(
+    by: Membership, evaluation: Evaluation, *, show: str = "all", page: int = 1, size: int = 20
+) -> Page[EvaluatedRow]:
+    """One page of an evaluation's rows in their order; a page beyond the last gives the last.
+
+    Raises NotFound for another workspace's evaluation and UserError `unknown_filter`.
+    """
+    if evaluation.version.adapter.workspace_id != by.workspace_id:
+        raise NotFound("evaluation")
+    if show not in FILTERS:
+        raise UserError(
+            "unknown_filter",
+            f"There is no filter {show[:40]!r}.",
+            "show",
+            f"Use one of: {', '.join(get_args(Show))}.",
+        )
+    rows = EvaluatedRow.objects.filter(FILTERS[show], evaluation=evaluation).order_by("index")
+    return Paginator(rows, size).get_page(page)

@@ -1,0 +1,224 @@
+"""The engine's answers on their way to the app: reasoning split from content, the model's immutable name, tokens counted."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from stillhouse.gateway.errors import ApiError
+from stillhouse.gateway.requests import InferenceRequest
+from stillhouse.gateway.routing import Target
+from stillhouse.gateway.think import Split, ThinkSplitter, split_text
+from stillhouse.gateway.usage import Record
+
+_MAX_EVENT_BYTES = 16 * 1024 * 1024
+_DONE = b"[DONE]"
+END_OF_STREAM = b"data: [DONE]\n\n"
+
+
+def _dump(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def interrupted() -> ApiError:
+    return ApiError(
+        502,
+        "engine_interrupted",
+        "The engine stopped in the middle of the answer. Send the request again.",
+        retry_after=1,
+    )
+
+
+def engine_error(status: int, raw: bytes) -> ApiError:
+    """What the app is told when the engine refused or failed.
+
+    A refusal of the request itself (400, 413, 422) carries the engine's sentence, which speaks of the app's
+    own fields. Everything else is between us and the engine.
+    """
+    if status in (400, 413, 422):
+        message, param = _engine_message(raw)
+        code = "context_length_exceeded" if "maximum context length" in message else "engine_refused"
+        return ApiError(400, code, message, param=param)
+    if status in (404, 503):
+        return ApiError(
+            503,
+            "model_loading",
+            "The engine is just loading this model. Try again in a moment.",
+            retry_after=2,
+        )
+    if status == 429:
+        return ApiError(
+            429,
+            "engine_busy",
+            "The engine takes no more requests just now. Try again in a moment.",
+            retry_after=1,
+        )
+    return ApiError(
+        502, "engine_error", f"The engine answered with an error of its own ({status}). Tell your operator."
+    )
+
+
+def _engine_message(raw: bytes) -> tuple[str, str | None]:
+    try:
+        body = json.loads(raw)
+        error = body.get("error") or body
+        message, param = error.get("message"), error.get("param")
+    except (ValueError, AttributeError):
+        message = param = None
+    if not isinstance(message, str):
+        message = "The engine refused the request without saying why."
+    return message[:2000], param if isinstance(param, str) else None
+
+
+def _put_reasoning(target: dict[str, Any], reasoning: str | None) -> None:
+    """Under both names: `reasoning` is today's, and many clients still read `reasoning_content`."""
+    target["reasoning"] = target["reasoning_content"] = reasoning
+
+
+class Answer:
+    """What both kinds of answer have in common: whose it is and how its text is split."""
+
+    def __init__(self, request: InferenceRequest, target: Target, record: Record) -> None:
+        self._request = request
+        self._target = target
+        self._record = record
+        self._chat = request.endpoint == "chat/completions"
+        self._prompt_opens = target.think.prompt_opens and not request.constrained
+
+    def _count(self, usage: Any) -> None:
+        if isinstance(usage, dict):
+            self._record.prompt_tokens = usage.get("prompt_tokens") or 0
+            self._record.completion_tokens = usage.get("completion_tokens") or 0
+
+
+class WholeAnswer(Answer):
+    """An answer in one piece."""
+
+    def rewrite(self, raw: bytes) -> bytes:
+        """The body for the app; raises ApiError 502 when the engine's is no answer."""
+        try:
+            body = json.loads(raw)
+            choices = body["choices"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ApiError(
+                502, "engine_error", "The engine answered with something unreadable. Tell your operator."
+            ) from error
+        body["model"] = self._target.name
+        self._count(body.get("usage"))
+        for choice in choices:
+            self._record.finish_reason = choice.get("finish_reason") or ""
+            if self._chat:
+                self._split(choice["message"])
+        return _dump(body)
+
+    def _split(self, message: dict[str, Any]) -> None:
+        reasoning = message.get("reasoning") or message.get("reasoning_content")
+        content = message.get("content")
+        if not reasoning and isinstance(content, str):
+            reasoning, message["content"] = split_text(
+                self._target.think, content, prompt_opens=self._prompt_opens
+            )
+        _put_reasoning(message, reasoning or None)
+
+
+class StreamedAnswer(Answer):
+    """A stream of server-sent events, rewritten as its bytes come in."""
+
+    def __init__(self, request: InferenceRequest, target: Target, record: Record) -> None:
+        super().__init__(request, target, record)
+        self._rest = b""
+        self._splitters: dict[int, ThinkSplitter | None] = {}
+        self._tokens: dict[int, int] = {}
+        self.ended = False
+        """The engine said that the stream is complete, or sent an error, which was passed on."""
+
+    def feed(self, piece: bytes) -> bytes:
+        """What to send on for one more piece of the engine's bytes; may be empty."""
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        if len(self._rest) > _MAX_EVENT_BYTES:
+            raise interrupted()
+        return b"".join(self._events(lines))
+
+    def _events(self, lines: Iterable[bytes]) -> Iterable[bytes]:
+        for line in lines:
+            if not line.startswith(b"data:"):
+                continue  # blank lines and comments
+            data = line[5:].strip()
+            if data == _DONE:
+                self.ended = True
+            elif not self.ended and (event := self._event(data)) is not None:
+                yield b"data: " + _dump(event) + b"\n\n"
+
+    def _event(self, data: bytes) -> dict[str, Any] | None:
+        """One event for the app, or None when nothing is left of it."""
+        try:
+            event: dict[str, Any] = json.loads(data)
+        except ValueError as error:
+            raise interrupted() from error
+        if "error" in event:
+            self.ended = True
+            status = event["error"].get("code") if isinstance(event["error"], dict) else None
+            error = engine_error(status if isinstance(status, int) else 500, data)
+            self._record.code = error.code
+            return error.payload()
+        event["model"] = self._target.name
+        choices = event.get("choices") or []
+        usage = event.pop("usage", None)
+        if not choices:
+            self._count(usage)
+            return {**event, "usage": usage} if self._request.wants_usage else None
+        self._count_so_far(choices, usage)
+        # A list, not a generator: every choice has to be looked at.
+        if not any([self._rewrite_choice(choice) for choice in choices]):
+            return None
+        if self._record.first_token_ms is None and any(_has_text(choice) for choice in choices):
+            self._record.first_token_ms = self._record.elapsed_ms()
+        if self._request.wants_usage:
+            event["usage"] = None
+        return event
+
+    def _count_so_far(self, choices: list[dict[str, Any]], usage: Any) -> None:
+        """Tokens up to this chunk. The engine counts each choice for itself until the sum in the last chunk."""
+        if isinstance(usage, dict):
+            self._tokens[choices[0].get("index", 0)] = usage.get("completion_tokens") or 0
+            self._count({**usage, "completion_tokens": sum(self._tokens.values())})
+
+    def _rewrite_choice(self, choice: dict[str, Any]) -> bool:
+        """Split the text of one choice in place; returns whether there is anything to send."""
+        finish = choice.get("finish_reason")
+        if finish:
+            self._record.finish_reason = finish
+        delta = choice.get("delta")
+        if not self._chat or not isinstance(delta, dict):
+            return True
+        reasoning, content = self._split(choice.get("index", 0), delta, finished=bool(finish))
+        if content or (delta.get("role") and not reasoning):
+            delta["content"] = content
+        else:
+            delta.pop("content", None)
+        if reasoning:
+            _put_reasoning(delta, reasoning)
+        return bool(delta or finish or choice.get("logprobs"))
+
+    def _split(self, index: int, delta: dict[str, Any], *, finished: bool) -> Split:
+        content = delta.get("content") or ""
+        native = delta.pop("reasoning", None) or delta.get("reasoning_content")
+        delta.pop("reasoning_content", None)
+        if index not in self._splitters:
+            self._splitters[index] = ThinkSplitter(self._target.think, prompt_opens=self._prompt_opens)
+        if native:
+            self._splitters[index] = None  # this engine splits by itself
+        splitter = self._splitters[index]
+        if splitter is None:
+            return native or "", content
+        reasoning, answer = splitter.feed(content)
+        if finished:
+            last_reasoning, last_answer = splitter.finish()
+            return reasoning + last_reasoning, answer + last_answer
+        return reasoning, answer
+
+
+def _has_text(choice: dict[str, Any]) -> bool:
+    delta = choice.get("delta") or {}
+    return bool(
+        choice.get("text") or delta.get("content") or delta.get("reasoning") or delta.get("tool_calls")
+    )

@@ -1,0 +1,219 @@
+"""The gateway as an ASGI application: three paths, and nothing else.
+
+`POST /v1/chat/completions`, `POST /v1/completions`, `GET /v1/models` (and `/v1/models/<name>`).
+"""
+
+import json
+import logging
+from typing import Self
+
+import aiohttp
+
+from stillhouse.gateway.answers import (
+    END_OF_STREAM,
+    StreamedAnswer,
+    WholeAnswer,
+    engine_error,
+    interrupted,
+)
+from stillhouse.gateway.auth import Caller, bearer_token, identify, wrong_key
+from stillhouse.gateway.config import GatewayConfig
+from stillhouse.gateway.connection import Call, ClientGone, ClientWatch, Receive, Scope, Send, check_headers
+from stillhouse.gateway.errors import ApiError, Headers
+from stillhouse.gateway.link import DatabaseLink
+from stillhouse.gateway.requests import Endpoint, InferenceRequest, parse_request
+from stillhouse.gateway.routing import Target, list_models, not_found, resolve
+from stillhouse.gateway.snapshot import Snapshot
+from stillhouse.gateway.upstream import Upstream
+from stillhouse.gateway.usage import Ledger
+
+logger = logging.getLogger("stillhouse.gateway")
+
+_INFERENCE: dict[str, Endpoint] = {
+    "/v1/chat/completions": "chat/completions",
+    "/v1/completions": "completions",
+}
+_MODELS = "/v1/models"
+_CLIENT_CLOSED = 499
+"""For log and ledger, as nginx counts it: the app left before the answer began."""
+_STREAM_HEADERS: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx in front would collect the chunks otherwise
+]
+
+
+class Gateway:
+    """One process's gateway. `start` before the first request, `stop` after the last."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self._config = config
+        self._ledger = Ledger(config.ledger_rows)
+        self._link = DatabaseLink(config, self._ledger)
+        self._upstream = Upstream(config)
+
+    @classmethod
+    def from_settings(cls) -> Self:
+        return cls(GatewayConfig.from_settings())
+
+    @staticmethod
+    def serves(path: str) -> bool:
+        """Whether a path is the gateway's."""
+        return path in _INFERENCE or path == _MODELS or path.startswith(_MODELS + "/")
+
+    async def start(self) -> None:
+        await self._upstream.start()
+        await self._link.start()
+
+    async def stop(self) -> None:
+        await self._upstream.stop()
+        await self._link.stop()
+
+    async def lifespan(self, receive: Receive, send: Send) -> None:
+        """ASGI's lifespan protocol."""
+        await receive()
+        await self.start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = Call(scope, receive, send)
+        record = call.record
+        try:
+            await self._dispatch(call)
+            record.status = call.status
+        except ApiError as error:
+            record.status, record.code = error.status, error.code
+            await call.send_error(error)
+        except ClientGone:
+            record.cancelled = True
+            record.status = call.status or _CLIENT_CLOSED
+        except Exception:
+            logger.exception("request %s failed", record.id)
+            record.status, record.code = 500, "internal_error"
+            if call.status:
+                raise  # the server breaks the connection off, so that half an answer does not look whole
+            await call.send_error(_internal_error(record.id))
+        finally:
+            self._close(call)
+
+    def _close(self, call: Call) -> None:
+        record = call.record
+        record.total_ms = record.elapsed_ms()
+        if record.served:
+            self._ledger.add(record)
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("%s", json.dumps({"path": call.path[:100], **record.log_fields()}))
+
+    async def _dispatch(self, call: Call) -> None:
+        endpoint = _INFERENCE.get(call.path)
+        check_headers(call.scope["headers"], self._config.max_body_bytes)
+        allowed = "POST" if endpoint else "GET"
+        if call.scope["method"] != allowed:
+            call.headers.append((b"allow", allowed.encode()))
+            raise ApiError(405, "method_not_allowed", f"{call.path[:100]} takes {allowed} requests only.")
+        caller = await self._caller(call.scope)
+        call.record.caller, call.record.workspace_id = caller.id, caller.workspace_id
+        if endpoint is None:
+            await self._models(call, caller)
+            return
+        raw = await call.read_body(max_bytes=self._config.max_body_bytes, seconds=self._config.body_seconds)
+        request = parse_request(endpoint, raw)
+        call.record.model = request.model
+        target = await self._target(caller, request.model)
+        call.record.served = target.name
+        call.headers.append((b"x-stillhouse-version", target.name.encode()))
+        await (self._stream if request.stream else self._whole)(call, request, target)
+
+    # ---- who, and what
+
+    def _snapshot(self) -> Snapshot:
+        if self._link.snapshot is None:
+            raise ApiError(503, "starting", "The gateway is starting. Try again in a moment.", retry_after=1)
+        return self._link.snapshot
+
+    async def _caller(self, scope: Scope) -> Caller:
+        token = bearer_token(scope["headers"])
+        caller = identify(token, self._snapshot())
+        if caller is None:
+            await self._link.catch_up()  # made a moment ago?
+            caller = identify(token, self._snapshot())
+        if caller is None:
+            raise wrong_key()
+        return caller
+
+    async def _target(self, caller: Caller, name: str) -> Target:
+        try:
+            return resolve(self._snapshot(), caller, name)
+        except ApiError as error:
+            if error.status not in (403, 404):
+                raise
+        await self._link.catch_up()  # published or approved a moment ago?
+        return resolve(self._snapshot(), caller, name)
+
+    async def _models(self, call: Call, caller: Caller) -> None:
+        models = list_models(self._snapshot(), caller)
+        if call.path == _MODELS:
+            await call.send_json({"object": "list", "data": models})
+            return
+        name = call.path.removeprefix(_MODELS + "/")
+        for model in models:
+            if model["id"] == name:
+                await call.send_json(model)
+                return
+        raise not_found(name[:100])
+
+    # ---- the two kinds of answer
+
+    async def _whole(self, call: Call, request: InferenceRequest, target: Target) -> None:
+        body = request.upstream_body(target.name)
+        async with (
+            ClientWatch(call.receive),
+            self._upstream.answer(target.replicas, request.endpoint, body, call.record.id) as response,
+        ):
+            raw = await _read(response)
+        if response.status != 200:
+            raise engine_error(response.status, raw)
+        await call.send_body(200, WholeAnswer(request, target, call.record).rewrite(raw))
+
+    async def _stream(self, call: Call, request: InferenceRequest, target: Target) -> None:
+        body = request.upstream_body(target.name)
+        answer = StreamedAnswer(request, target, call.record)
+        async with (
+            ClientWatch(call.receive),
+            self._upstream.answer(target.replicas, request.endpoint, body, call.record.id) as response,
+        ):
+            if response.status != 200:
+                raise engine_error(response.status, await _read(response))
+            await call.start(200, _STREAM_HEADERS)
+            last = await _pass_on(response, answer, call)
+        await call.send({"type": "http.response.body", "body": last})
+
+
+def _internal_error(request_id: str) -> ApiError:
+    return ApiError(
+        500, "internal_error", f"Something went wrong here. Tell your operator the request id {request_id}."
+    )
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    try:
+        return await response.read()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise interrupted() from error
+
+
+async def _pass_on(response: aiohttp.ClientResponse, answer: StreamedAnswer, call: Call) -> bytes:
+    """Send everything but the end of the stream, which is returned: an error where the engine broke off."""
+    try:
+        async for piece in response.content.iter_any():
+            if out := answer.feed(piece):
+                await call.send({"type": "http.response.body", "body": out, "more_body": True})
+        if answer.ended:
+            return END_OF_STREAM
+    except (aiohttp.ClientError, TimeoutError, ApiError) as error:
+        logger.warning("request %s was cut off by the engine: %s", call.record.id, type(error).__name__)
+    call.record.code = interrupted().code
+    return b"data: " + interrupted().body() + b"\n\n" + END_OF_STREAM

@@ -1,0 +1,34 @@
+"""The gateway alone, to scale it out: `uvicorn stillhouse.gateway.asgi:application --app-dir platform`.
+
+It reads Django's settings file but loads none of its apps: no ORM, no templates, no pages.
+"""
+
+import os
+
+from django.conf import settings
+from django.utils.log import configure_logging
+
+from stillhouse.gateway.app import Gateway
+from stillhouse.gateway.connection import Call, Receive, Scope, Send
+from stillhouse.gateway.errors import ApiError
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "stillhouse.settings")
+configure_logging(settings.LOGGING_CONFIG, settings.LOGGING)
+_NOTHING_HERE = ApiError(
+    404,
+    "not_found",
+    "There is nothing here. The API is /v1/chat/completions, /v1/completions and /v1/models.",
+)
+gateway = Gateway.from_settings()
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    """ASGI."""
+    if scope["type"] == "lifespan":
+        await gateway.lifespan(receive, send)
+    elif scope["type"] != "http":
+        raise NotImplementedError(f"The gateway speaks HTTP only, not {scope['type']}.")
+    elif gateway.serves(scope["path"]):
+        await gateway(scope, receive, send)
+    else:
+        await Call(scope, receive, send).send_error(_NOTHING_HERE)

@@ -1,0 +1,180 @@
+"""The app's side of a request: reading its body, noticing that it went away, answering."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from types import TracebackType
+from typing import Any, Self
+
+from stillhouse.core.ids import new_id
+from stillhouse.gateway.errors import ApiError, Headers
+from stillhouse.gateway.usage import Record
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_BODY_REFUSED = (408, 413, 415, 431)
+_LINGER_SECONDS = 5.0
+_LINGER_BYTES = 256 * 1024 * 1024
+_MAX_HEADERS = 100
+_MAX_HEADER_BYTES = 32 * 1024
+
+
+class ClientGone(Exception):
+    """The app closed the connection: nobody waits for an answer."""
+
+
+def check_headers(headers: list[tuple[bytes, bytes]], max_body_bytes: int) -> None:
+    """Refuse, before the body is read, what its headers already rule out."""
+    if (
+        len(headers) > _MAX_HEADERS
+        or sum(len(name) + len(value) for name, value in headers) > _MAX_HEADER_BYTES
+    ):
+        raise ApiError(
+            431,
+            "headers_too_large",
+            f"Send at most {_MAX_HEADERS} headers and {_MAX_HEADER_BYTES // 1024} KiB of them.",
+        )
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit() and int(value) > max_body_bytes:
+            raise too_large(max_body_bytes)
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise ApiError(
+                415, "unsupported_encoding", "Send the body as plain JSON, without Content-Encoding."
+            )
+
+
+def too_large(max_body_bytes: int) -> ApiError:
+    return ApiError(
+        413,
+        "request_too_large",
+        f"The body is larger than {max_body_bytes // 1024} KiB, the most this gateway takes. Send a shorter conversation.",
+    )
+
+
+class ClientWatch:
+    """`async with`: cancels what runs inside when the app goes away, and raises ClientGone instead.
+
+    Send the last piece of the answer outside of it: after that, a server reports every client as gone.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = False
+
+    async def __aenter__(self) -> Self:
+        inside = asyncio.current_task()
+        if inside is None:
+            raise RuntimeError("needs a task to cancel")
+        self._inside = inside
+        self._watcher = asyncio.create_task(self._watch())
+        return self
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        self._inside.cancel()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._watcher.cancel()
+        if self._gone and self._inside.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise ClientGone from error
+
+
+class Call:
+    """One request of an app and its answer."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.receive = receive
+        self._send = send
+        self.record = Record(id=new_id("req"))
+        self.headers: Headers = [(b"x-request-id", self.record.id.encode())]
+        """Of the answer, whatever it will be."""
+        self.status = 0
+        """That the app was sent; 0 before the answer began."""
+
+    @property
+    def path(self) -> str:
+        return str(self.scope["path"])
+
+    async def read_body(self, *, max_bytes: int, seconds: float) -> bytes:
+        """The whole body, at most `max_bytes` of it.
+
+        Raises:
+            ApiError: 413 as soon as it is too large, 408 when it takes longer than `seconds`.
+            ClientGone: the connection was closed before the body was complete.
+        """
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    message = await self.receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    piece = message.get("body", b"")
+                    size += len(piece)
+                    if size > max_bytes:
+                        raise too_large(max_bytes)
+                    pieces.append(piece)
+                    if not message.get("more_body", False):
+                        return b"".join(pieces)
+        except TimeoutError as error:
+            raise ApiError(
+                408, "body_timeout", f"The body did not arrive within {seconds:g} seconds."
+            ) from error
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Status and headers; pieces of the body follow by `send`."""
+        await self.send(
+            {"type": "http.response.start", "status": status, "headers": [*headers, *self.headers]}
+        )
+        self.status = status
+
+    async def send(self, message: Message) -> None:
+        await self._send(message)
+
+    async def send_json(self, body: object) -> None:
+        await self.send_body(200, json.dumps(body, ensure_ascii=False).encode())
+
+    async def send_body(self, status: int, body: bytes, headers: Headers | None = None) -> None:
+        """A whole JSON answer."""
+        await self.start(status, [*_json_head(body), *(headers or [])])
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def send_error(self, error: ApiError) -> None:
+        """An error; the connection is closed when the body was refused unread.
+
+        What still comes of that body is thrown away for a moment first: closing at once would reset the
+        connection, and the client would see that instead of the sentence.
+        """
+        body = error.body()
+        if error.status not in _BODY_REFUSED:
+            await self.send_body(error.status, body, error.headers())
+            return
+        await self.start(error.status, [*_json_head(body), *error.headers(), (b"connection", b"close")])
+        await self.send({"type": "http.response.body", "body": body, "more_body": True})
+        await self._discard()
+        await self.send({"type": "http.response.body", "body": b""})
+
+    async def _discard(self) -> None:
+        left = _LINGER_BYTES
+        try:
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while left > 0:
+                    message = await self.receive()
+                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                        return
+                    left -= len(message.get("body", b""))
+        except TimeoutError:
+            return
+
+
+def _json_head(body: bytes) -> Headers:
+    return [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]

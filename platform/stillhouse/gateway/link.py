@@ -1,0 +1,177 @@
+"""The gateway's link to Postgres: keeps the snapshot fresh, writes the ledger, and survives Postgres going away."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from time import monotonic
+
+import psycopg
+
+from stillhouse.gateway.config import GatewayConfig
+from stillhouse.gateway.snapshot import Connection, Snapshot, read_snapshot
+from stillhouse.gateway.usage import Ledger
+
+logger = logging.getLogger(__name__)
+
+CHANNEL = "stillhouse_gateway"
+_MISS_SECONDS = 1.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+_GATHER_SECONDS = 0.01  # a burst of notifications is one read
+
+
+class DatabaseLink:
+    """Two connections: one listens, the other reads and writes. No request ever waits for either, except the
+    first ones to name something unknown."""
+
+    def __init__(self, config: GatewayConfig, ledger: Ledger) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._tasks: list[asyncio.Task[None]] = []
+        self._wake = asyncio.Event()
+        self._next_read: asyncio.Future[None] | None = None
+        self._notified = False
+        self._next_miss_read = 0.0
+        self.snapshot: Snapshot | None = None
+        """None until Postgres was reached for the first time."""
+        self.connected = False
+
+    async def start(self) -> None:
+        """Begin to follow; waits a moment for the first snapshot, but starts without it where Postgres is away."""
+        self._next_read = asyncio.get_running_loop().create_future()
+        self._tasks = [
+            asyncio.create_task(self._forever("reading", self._follow)),
+            asyncio.create_task(self._forever("listening", self._listen)),
+        ]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._config.database_seconds):
+                await asyncio.shield(self._next_read)
+
+    async def stop(self) -> None:
+        """Stop following and write what the ledger still holds, if Postgres takes it now."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not len(self._ledger):
+            return
+        try:
+            async with asyncio.timeout(self._config.database_seconds):
+                await self._once(self._ledger.flush)
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            logger.error("%d usage records lost at shutdown: %s", len(self._ledger), type(error).__name__)
+
+    async def catch_up(self) -> None:
+        """Wait for a read that begins after this call, because something was named that the snapshot does not
+        know.
+
+        One such read a second serves everybody who waits, however many unknown names come in. Returns at once
+        while Postgres is away.
+        """
+        if not self.connected or self._next_read is None:
+            return
+        self._wake.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_MISS_SECONDS + self._config.database_seconds):
+                await asyncio.shield(self._next_read)
+
+    async def _forever(self, what: str, follow: Callable[[Connection], Awaitable[None]]) -> None:
+        """Keep doing it. Whatever went wrong, the only answer is a new connection: a gateway that stopped
+        following would never hear of a revoked key."""
+        pause = _FIRST_PAUSE
+        while True:
+            began = monotonic()
+            try:
+                await self._once(follow)
+            except (psycopg.Error, OSError, TimeoutError) as error:
+                logger.warning("%s from Postgres failed: %s", what, type(error).__name__)
+            except Exception:
+                logger.exception("%s from Postgres failed", what)
+            pause = _FIRST_PAUSE if monotonic() - began > _LONGEST_PAUSE else min(pause * 2, _LONGEST_PAUSE)
+            await asyncio.sleep(pause)
+
+    async def _once(self, follow: Callable[[Connection], Awaitable[None]]) -> None:
+        connection = await self._connect()
+        try:
+            await follow(connection)
+        finally:
+            await connection.close()  # not the connection's own `async with`: its rollback may wait for ever
+
+    async def _connect(self) -> Connection:
+        seconds = int(self._config.database_seconds)
+        return await psycopg.AsyncConnection.connect(
+            self._config.database_url,
+            autocommit=True,
+            connect_timeout=seconds,
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+            application_name="stillhouse-gateway",
+            options=f"-c statement_timeout={seconds * 1000}",
+        )
+
+    async def _listen(self, connection: Connection) -> None:
+        await connection.execute(f"LISTEN {CHANNEL}")
+        self._notice()  # whatever was said before we listened
+        async for _ in connection.notifies():
+            self._notice()
+
+    def _notice(self) -> None:
+        self._notified = True
+        self._wake.set()
+
+    async def _follow(self, connection: Connection) -> None:
+        try:
+            while True:
+                await self._read(connection)
+                async with asyncio.timeout(self._config.database_seconds):
+                    await self._ledger.flush(connection)
+                await self._wait()
+        finally:
+            self.connected = False
+            self._release()
+
+    async def _read(self, connection: Connection) -> None:
+        self._notified = False
+        self._wake.clear()
+        waiting = self._renew()
+        try:
+            async with asyncio.timeout(self._config.database_seconds):
+                self.snapshot = await read_snapshot(connection)
+            self.connected = True
+        finally:
+            if not waiting.done():
+                waiting.set_result(None)
+
+    async def _wait(self) -> None:
+        """Until the next read is due: after a notification at once, after a miss at most once a second, else by the clock."""
+        deadline = monotonic() + self._config.read_seconds
+        missed = False
+        await asyncio.sleep(_GATHER_SECONDS)
+        while not self._notified and (remaining := deadline - monotonic()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(remaining):
+                    await self._wake.wait()
+            if self._wake.is_set() and not self._notified and not missed:
+                missed = True
+                deadline = min(deadline, self._take_turn())
+            self._wake.clear()
+
+    def _take_turn(self) -> float:
+        """When the next read for the sake of a miss may begin."""
+        turn = max(monotonic(), self._next_miss_read)
+        self._next_miss_read = turn + _MISS_SECONDS
+        return turn
+
+    def _renew(self) -> asyncio.Future[None]:
+        """The future that those wait on who came before the read that begins now."""
+        current = self._next_read
+        self._next_read = asyncio.get_running_loop().create_future()
+        if current is None:
+            raise RuntimeError("start() comes first")
+        return current
+
+    def _release(self) -> None:
+        """Let nobody wait for a read that will not come soon."""
+        waiting = self._renew()
+        if not waiting.done():
+            waiting.set_result(None)

@@ -1,0 +1,144 @@
+"""From the name an app sent to what shall answer, and the replicas that can."""
+
+import re
+from dataclasses import dataclass
+
+from stillhouse.gateway.auth import Caller
+from stillhouse.gateway.errors import ApiError
+from stillhouse.gateway.snapshot import Base, Replica, Snapshot, Version
+from workers.contract import ThinkContract
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+([.:@/][A-Za-z0-9_-]+)*", re.ASCII)
+_MAX_NAME_CHARS = 160
+LOADING_RETRY_SECONDS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What answers a request."""
+
+    name: str
+    """Immutable name of the version, or id of the base: what the engine is asked for and the answer's `model` says."""
+    think: ThinkContract
+    replicas: tuple[Replica, ...]
+
+
+def check_name(name: object) -> str:
+    """The model's name as a string that may be looked up, logged and recorded; ApiError 400 for anything else."""
+    if not isinstance(name, str) or not name:
+        raise ApiError(
+            400, "missing_required_parameter", "Send `model`: the alias your app uses.", param="model"
+        )
+    if len(name) > _MAX_NAME_CHARS or not _NAME.fullmatch(name):
+        raise ApiError(
+            400, "invalid_model_name", "The field `model` is not a name: use letters, digits, dots, dashes and
+            underscores, as in the list of /v1/models.", param="model",
+        )
+    return name
+
+
+def resolve(snapshot: Snapshot, caller: Caller, name: str) -> Target:
+    """The target, with at least one replica.
+
+    Raises:
+        ApiError: 404 model_not_found for what does not exist, is not published or belongs to somebody else
+        (all alike);
+            403 model_not_approved; 503 model_loading or model_unavailable.
+    """
+    if caller.models is not None and name not in caller.models:
+        raise not_found(name)
+    found = _look_up(snapshot, caller, name)
+    if found is None:
+        raise not_found(name)
+    if isinstance(found, Version):
+        _check_approved(found, caller, name)
+        target = Target(found.name, found.base.think, found.replicas)
+    else:
+        target = Target(found.id, found.think, found.replicas)
+    if not target.replicas:
+        raise _not_ready(name, failed=isinstance(found, Version) and found.failed)
+    return target
+
+
+def _look_up(snapshot: Snapshot, caller: Caller, name: str) -> Version | Base | None:
+    alias = snapshot.aliases.get((caller.workspace_id, name))
+    version = snapshot.versions.get(name)
+    if version is not None and version.workspace_id != caller.workspace_id:
+        version = None
+    immutable = version or snapshot.bases.get(name)
+    if caller.models is not None:
+        # A grant that lists names was made for those very things (an evaluation): no alias may slip in
+        # between.
+        return immutable or (alias.version if alias else None)
+    return alias.version if alias else immutable
+
+
+def _check_approved(version: Version, caller: Caller, name: str) -> None:
+    granted = caller.models is not None and version.name in caller.models
+    if version.state == "approved" or (granted and version.state == "candidate"):
+        return
+    raise ApiError(
+        403,
+        "model_not_approved",
+        f"The version `{name}` is {version.state}, and only approved versions answer apps. "
+        "Ask a lead of the workspace to approve it, or call an alias that is published.",
+        param="model",
+    )
+
+
+def not_found(name: str) -> ApiError:
+    return ApiError(
+        404,
+        "model_not_found",
+        f"There is no model `{name}` that this key may call. GET /v1/models lists the names it may use; "
+        "a new alias answers once it is published.",
+        param="model",
+    )
+
+
+def _not_ready(name: str, *, failed: bool) -> ApiError:
+    if failed:
+        return ApiError(
+            503,
+            "model_unavailable",
+            f"The engine could not load `{name}`. The page of the version says why; publish another version meanwhile.",
+            param="model",
+        )
+    return ApiError(
+        503,
+        "model_loading",
+        f"`{name}` is not ready on any replica yet. Try again in a few seconds.",
+        param="model",
+        retry_after=LOADING_RETRY_SECONDS,
+    )
+
+
+def list_models(snapshot: Snapshot, caller: Caller) -> list[dict[str, object]]:
+    """What this caller may call, in OpenAI's list shape; `root` names what answers and `parent` its base."""
+    mine = caller.workspace_id
+    owner = snapshot.workspaces.get(mine, "")
+    rows: dict[str, dict[str, object]] = {}
+    for (workspace_id, name), published in snapshot.aliases.items():
+        if workspace_id == mine and published.version.state == "approved":
+            version = published.version
+            rows[name] = _model(name, published.created, owner, version.name, version.base.id)
+    for version in snapshot.versions.values():
+        granted = caller.models is not None and version.name in caller.models
+        if version.workspace_id == mine and (
+            version.state == "approved" or (granted and version.state == "candidate")
+        ):
+            rows[version.name] = _model(version.name, version.created, owner, version.name, version.base.id)
+    for base in snapshot.bases.values():
+        rows.setdefault(base.id, _model(base.id, base.created, "stillhouse", base.id, None))
+    return [row for name, row in rows.items() if caller.models is None or name in caller.models]
+
+
+def _model(name: str, created: int, owner: str, root: str, parent: str | None) -> dict[str, object]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": owner,
+        "root": root,
+        "parent": parent,
+    }

@@ -1,0 +1,175 @@
+"""What the gateway knows: keys, aliases, versions, bases and replicas, as they stood at one moment in
+Postgres.
+
+The tables belong to the models of `accounts`, `publishing`, `adapters`, `serving` and `catalog`. They are
+read by SQL, in one transaction, so that an alias never points at a version that this snapshot does not have.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from workers.contract import ThinkContract
+
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    id: str
+    workspace_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    id: int
+    url: str
+    """Base URL of the engine, without /v1."""
+    stale: bool = False
+    """Its agent has not reported for a while: taken only when no other replica is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base that has a pool."""
+
+    id: str
+    think: ThinkContract
+    replicas: tuple[Replica, ...]
+    """Healthy ones."""
+    created: int
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    id: str
+    workspace_id: str
+    name: str
+    """Immutable serving name."""
+    state: str
+    base: Base
+    replicas: tuple[Replica, ...]
+    """Healthy ones whose agent reports this version ready."""
+    failed: bool
+    """A replica tried to load it and could not, and none has it ready."""
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What an alias answers with now."""
+
+    version: Version
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    keys: Mapping[str, Key] = field(default_factory=dict)
+    """HMAC of the secret -> key. Revoked keys are not in it."""
+    workspaces: Mapping[str, str] = field(default_factory=dict)
+    """Id -> slug."""
+    aliases: Mapping[tuple[str, str], Published] = field(default_factory=dict)
+    """(workspace id, alias) -> what answers."""
+    versions: Mapping[str, Version] = field(default_factory=dict)
+    """Serving name -> version."""
+    bases: Mapping[str, Base] = field(default_factory=dict)
+    """Catalog id -> base."""
+
+
+_STALE_SECONDS = 30
+
+_KEYS = "SELECT digest, id, workspace_id FROM accounts_apikey WHERE revoked_at IS NULL"
+_WORKSPACES = "SELECT id, slug FROM accounts_workspace"
+_REPLICAS = f"""
+    SELECT replica.id, replica.url, replica.reported_at < now() - interval '{_STALE_SECONDS} seconds',
+    pool.base_id FROM serving_replica AS replica JOIN serving_pool AS pool ON pool.name = replica.pool_id
+    WHERE replica.healthy"""
+_HOLDINGS = "SELECT version_id, replica_id, state FROM serving_holding WHERE state <> 'loading'"
+_BASES = """
+    SELECT base.id, base.think, extract(epoch FROM min(pool.created_at))::bigint
+    FROM catalog_basemodel AS base JOIN serving_pool AS pool ON pool.base_id = base.id GROUP BY base.id"""
+_VERSIONS = """
+    SELECT version.id, adapter.workspace_id, version.serving_name, version.state, run.base_id,
+           extract(epoch FROM version.created_at)::bigint
+    FROM adapters_adapterversion AS version
+    JOIN adapters_adapter AS adapter ON adapter.id = version.adapter_id
+    JOIN training_trainingrun AS run ON run.id = version.run_id"""
+_ALIASES = """
+    SELECT DISTINCT ON (alias.id) alias.workspace_id, alias.name, publication.version_id,
+           extract(epoch FROM publication.created_at)::bigint
+    FROM publishing_alias AS alias JOIN publishing_publication AS publication ON publication.alias_id =
+    alias.id ORDER BY alias.id, publication.sequence DESC"""
+
+
+async def read_snapshot(connection: Connection) -> Snapshot:
+    """One consistent full read. Raises psycopg.Error when Postgres cannot answer."""
+    async with connection.transaction():
+        await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        keys = await _rows(connection, _KEYS)
+        workspaces = await _rows(connection, _WORKSPACES)
+        replicas = await _rows(connection, _REPLICAS)
+        holdings = await _rows(connection, _HOLDINGS)
+        bases = await _rows(connection, _BASES)
+        versions = await _rows(connection, _VERSIONS)
+        aliases = await _rows(connection, _ALIASES)
+    bases_by_id = _make_bases(bases, replicas)
+    versions_by_id = _make_versions(versions, bases_by_id, replicas, holdings)
+    return Snapshot(
+        keys={digest: Key(key_id, workspace_id) for digest, key_id, workspace_id in keys},
+        workspaces=dict(workspaces),
+        aliases={
+            (workspace_id, name): Published(versions_by_id[version_id], created)
+            for workspace_id, name, version_id, created in aliases
+            if version_id in versions_by_id
+        },
+        versions={version.name: version for version in versions_by_id.values()},
+        bases=bases_by_id,
+    )
+
+
+async def _rows(connection: Connection, query: str) -> list[Any]:
+    cursor = await connection.execute(query)  # type: ignore[arg-type]  # the constants above, nothing of a caller's
+    return await cursor.fetchall()
+
+
+def _make_bases(bases: list[Any], replicas: list[Any]) -> dict[str, Base]:
+    by_base: dict[str, list[Replica]] = defaultdict(list)
+    for replica_id, url, stale, base_id in replicas:
+        by_base[base_id].append(Replica(replica_id, url, stale))
+    return {
+        base_id: Base(base_id, ThinkContract.model_validate(think), tuple(by_base[base_id]), created)
+        for base_id, think, created in bases
+    }
+
+
+def _make_versions(
+    versions: list[Any], bases: Mapping[str, Base], replicas: list[Any], holdings: list[Any]
+) -> dict[str, Version]:
+    """Versions by id. One whose base has no pool is left out: there is nowhere it could be served."""
+    healthy = {replica_id: Replica(replica_id, url, stale) for replica_id, url, stale, _ in replicas}
+    ready: dict[str, list[Replica]] = defaultdict(list)
+    failed = set()
+    for version_id, replica_id, state in holdings:
+        if state == "ready" and replica_id in healthy:
+            ready[version_id].append(healthy[replica_id])
+        elif state == "failed":
+            failed.add(version_id)
+    return {
+        version_id: Version(
+            id=version_id,
+            workspace_id=workspace_id,
+            name=name,
+            state=state,
+            base=bases[base_id],
+            replicas=tuple(ready[version_id]),
+            failed=version_id in failed and version_id not in ready,
+            created=created,
+        )
+        for version_id, workspace_id, name, state, base_id, created in versions
+        if base_id in bases
+    }

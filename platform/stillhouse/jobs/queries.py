@@ -1,0 +1,28 @@
+"""Reads of jobs."""
+
+from typing import Any
+
+from django.db.models import QuerySet
+
+from stillhouse.accounts.models import Membership
+from stillhouse.core.errors import NotFound
+from stillhouse.jobs.models import Job, Metric
+
+
+def jobs_for(by: Membership) -> QuerySet[Job]:
+    """The workspace's jobs, newest first."""
+    return Job.objects.filter(workspace=by.workspace).order_by("-created_at")
+
+
+def job_for(by: Membership, job_id: str) -> Job:
+    """One job of the member's workspace; NotFound for any other."""
+    job = jobs_for(by).filter(pk=job_id).first()
+    if job is None:
+        raise NotFound("job")
+    return job
+
+
+def curve(job: Job, *, after: int = -1) -> list[dict[str, Any]]:
+    """The points of a job's curves from step `after` + 1 on, as `{"step": 1, "loss": ...}`, by step."""
+    points = Metric.objects.filter(job=job, step__gt=after).order_by("step").values_list("step", "values")
+    return [{"step": step, **values} for step, values in points]

@@ -1,0 +1,22 @@
+"""Reads of training runs, within the member's workspace."""
+
+from django.db.models import QuerySet
+
+from stillhouse.accounts.models import Membership
+from stillhouse.core.errors import NotFound
+from stillhouse.training.models import TrainingRun
+
+
+def runs(by: Membership) -> QuerySet[TrainingRun]:
+    """The workspace's runs, the newest first."""
+    return TrainingRun.objects.filter(workspace=by.workspace).select_related(
+        "job", "base", "data__dataset", "eval_data__dataset", "started_by"
+    )
+
+
+def get_run(by: Membership, run_id: str) -> TrainingRun:
+    """One run of the workspace; raises NotFound."""
+    run = runs(by).filter(pk=run_id).first()
+    if run is None:
+        raise NotFound("training run")
+    return run

@@ -1,0 +1,263 @@
+"""Checks of one line: from bytes to a normalised row, or to the reasons why there is none."""
+
+from dataclasses import dataclass, field
+
+from workers.contract import Problem
+from workers.data.chat import ChatMessage, Row
+from workers.data.lines import Line
+from workers.data.strict_json import JsonProblem, parse, shown
+from workers.data.think import OPEN, split_think
+
+ROLES = ("system", "user", "assistant")
+KNOWN_FIELDS = frozenset({"messages", "prompt", "completion"})
+KNOWN_MESSAGE_FIELDS = frozenset({"role", "content", "reasoning_content", "reasoning", "name"})
+REFUSED_MESSAGE_FIELDS = ("tool_calls", "function_call", "tool_call_id", "weight")
+REASONING_FIELDS = ("reasoning_content", "reasoning")
+
+
+@dataclass(slots=True)
+class CheckedLine:
+    """What one line came to."""
+
+    number: int
+    row: Row | None = None
+    """None when there are errors."""
+    errors: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    """Paths of fields that are not read, such as `id` or `messages[].name`."""
+
+    def error(self, place: str, code: str, message: str) -> None:
+        self.errors.append(Problem(row=self.number, field=place, code=code, message=message))
+
+    def warn(self, place: str, code: str, message: str) -> None:
+        self.warnings.append(Problem(row=self.number, field=place, code=code, message=message))
+
+
+def check_line(line: Line, max_row_bytes: int) -> CheckedLine:
+    """Check one line that is not blank, and normalise it when nothing is wrong with it."""
+    checked = CheckedLine(line.number)
+    text = _decode(line, max_row_bytes, checked)
+    if text is None:
+        return checked
+    try:
+        value = parse(text)
+    except JsonProblem as problem:
+        checked.error(problem.field, problem.code, problem.message)
+        return checked
+    if not isinstance(value, dict):
+        checked.error(
+            "", "not_an_object", f"This line holds {_kind(value)}. Write an object such as {{\"messages\": [...]}}."
+        )
+        return checked
+    messages = _messages(value, checked)
+    if messages is not None and not checked.errors:
+        _check_order(messages, checked)
+    if messages is not None and not checked.errors:
+        checked.row = Row(messages=messages)
+    return checked
+
+
+def _decode(line: Line, max_row_bytes: int, checked: CheckedLine) -> str | None:
+    if line.too_long:
+        checked.error(
+            "",
+            "line_too_long",
+            f"This line is {line.size:,} bytes long; at most {max_row_bytes:,} are read. "
+            "Split it into several rows, or check that every row ends in a line feed.",
+        )
+        return None
+    if (position := line.data.find(0)) >= 0:
+        checked.error("", "nul_byte", f"Byte {position + 1} of this line is NUL. Save the file as UTF-8 text.")
+        return None
+    try:
+        return line.data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        checked.error(
+            "",
+            "not_utf8",
+            f"Byte {error.start + 1} of this line (0x{line.data[error.start]:02x}) is not UTF-8. "
+            "Save the file as UTF-8.",
+        )
+        return None
+
+
+def _messages(row: dict[str, object], checked: CheckedLine) -> list[ChatMessage] | None:
+    """The normalised messages of a row in either spelling; None when they could not be read."""
+    checked.ignored.extend(key for key in row if key not in KNOWN_FIELDS)
+    paired = "prompt" in row or "completion" in row
+    if "messages" in row and paired:
+        checked.error(
+            "", "two_formats", "This row has `messages` and `prompt`/`completion`. Keep one of the two."
+        )
+        return None
+    if paired:
+        items = _pair(row, checked)
+    elif "messages" in row:
+        items = _listed(row["messages"], "messages", checked)
+    else:
+        checked.error(
+            "", "no_messages", "This row has neither `messages` nor `prompt` and `completion`. Add one of them."
+        )
+        return None
+    if items is None:
+        return None
+    read = [_message(item, place, checked) for place, item in items]
+    return [message for message in read if message is not None]
+
+
+def _listed(value: object, place: str, checked: CheckedLine) -> list[tuple[str, object]] | None:
+    if not isinstance(value, list):
+        checked.error(place, "not_a_list", f"`{place}` is {_kind(value)}. Write a list of messages.")
+        return None
+    if not value:
+        checked.error(place, "no_messages", f"`{place}` is an empty list. Add a user and an assistant message.")
+        return None
+    return [(f"{place}[{index}]", item) for index, item in enumerate(value)]
+
+
+def _pair(row: dict[str, object], checked: CheckedLine) -> list[tuple[str, object]] | None:
+    """`prompt` and `completion`, each a text or a list of messages, as places and messages."""
+    items: list[tuple[str, object]] = []
+    for place, role in (("prompt", "user"), ("completion", "assistant")):
+        value = row.get(place)
+        if isinstance(value, str):
+            items.append((place, {"role": role, "content": value}))
+        elif isinstance(value, list):
+            items.extend(_listed(value, place, checked) or [])
+        else:
+            what = _kind(value) if place in row else "missing"
+            checked.error(place, "not_text", f"`{place}` is {what}. Write a text or a list of messages.")
+    return None if checked.errors else items
+
+
+def _message(item: object, place: str, checked: CheckedLine) -> ChatMessage | None:
+    if not isinstance(item, dict):
+        checked.error(
+            place, "not_an_object", f"This message is {_kind(item)}. Write an object with `role` and `content`."
+        )
+        return None
+    for name in REFUSED_MESSAGE_FIELDS:
+        if item.get(name) is not None:
+            checked.error(
+                f"{place}.{name}",
+                "unsupported_field",
+                f"`{name}` cannot be trained on yet. Remove the field, or write what matters of it into `content`.",
+            )
+    listed = place.partition("[")[0]
+    checked.ignored.extend(f"{listed}[].{key}" for key in item if key not in KNOWN_MESSAGE_FIELDS)
+    role = item.get("role")
+    if role not in ROLES:
+        what = "has no `role`" if "role" not in item else f"has the role {shown(role)}"
+        checked.error(f"{place}.role", "unknown_role", f"This message {what}. Use system, user or assistant.")
+        return None
+    inside = _content_place(place)
+    content = _text(item.get("content"), inside, checked)
+    if content is None:
+        return None
+    if role == "assistant":
+        return _assistant(item, content, place, checked)
+    if not content.strip():
+        checked.error(inside, "empty_content", f"This {role} message is empty. Write its text.")
+        return None
+    return {"role": role, "content": content}
+
+
+def _content_place(place: str) -> str:
+    """Where the text of a message stands: `prompt` and `completion` may be the text itself."""
+    return f"{place}.content" if place.endswith("]") else place
+
+
+def _text(value: object, place: str, checked: CheckedLine) -> str | None:
+    """A text, given as such or as a list of `{"type": "text", "text": ..}` parts; null is an empty text."""
+    if value is None:
+        return ""
+    if isinstance(value, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in value):
+        value = "".join(part["text"] if isinstance(part.get("text"), str) else "" for part in value)
+    if not isinstance(value, str):
+        checked.error(place, "not_text", f"This is {_kind(value)}. Write a text.")
+        return None
+    if "\x00" in value:
+        checked.error(place, "nul_byte", "This text holds a NUL character (\\u0000). Remove it.")
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        checked.error(
+            place,
+            "bad_unicode",
+            f"Character {error.start + 1} of this text is half of a surrogate pair (\\ud800 to \\udfff). "
+            "Write the whole character.",
+        )
+        return None
+    return value
+
+
+def _assistant(item: dict[str, object], content: str, place: str, checked: CheckedLine) -> ChatMessage | None:
+    """An assistant turn with its reasoning apart, from a field or from an inline think block."""
+    inline = split_think(content)
+    given = {name: _text(item[name], f"{place}.{name}", checked) for name in REASONING_FIELDS if name in item}
+    texts = {text.strip() for text in [*given.values(), inline.reasoning] if text and text.strip()}
+    if len(texts) > 1:
+        checked.error(
+            place, "two_reasonings", "This answer carries two different reasonings. Keep one field or the think block."
+        )
+        return None
+    if not inline.answer.strip():
+        checked.error(
+            _content_place(place),
+            "empty_answer",
+            "This answer is empty" + (" after its think block. " if texts else ". ") + "Write what the model should say.",
+        )
+        return None
+    if not inline.closed:
+        checked.warn(
+            _content_place(place),
+            "unclosed_think",
+            f"A {OPEN} block is opened and never closed, so it is trained as part of the answer. Close it.",
+        )
+    elif OPEN in inline.answer:
+        checked.warn(
+            _content_place(place), "many_thinks", f"Another {OPEN} stands inside the answer and is trained as text."
+        )
+    if texts:
+        return {"role": "assistant", "content": inline.answer, "reasoning_content": texts.pop()}
+    return {"role": "assistant", "content": inline.answer}
+
+
+def _check_order(messages: list[ChatMessage], checked: CheckedLine) -> None:
+    """System first or not at all; then user and assistant in turn; assistant last."""
+    if all(message["role"] != "assistant" for message in messages):
+        checked.error("messages", "no_answer", "This chat has no assistant message, so there is nothing to train.")
+        return
+    expected = "user"
+    for index, message in enumerate(messages):
+        role = message["role"]
+        place = f"messages[{index}].role"
+        if role == "system":
+            if index > 0:
+                checked.error(place, "role_order", "A system message may only come first. Move or remove it.")
+                return
+            continue
+        if role != expected:
+            checked.error(
+                place,
+                "role_order",
+                f"Here comes {role} where {expected} is due: user and assistant take turns, user first. "
+                "Join messages that follow each other from the same side.",
+            )
+            return
+        expected = "assistant" if role == "user" else "user"
+    if messages[-1]["role"] != "assistant":
+        checked.error(
+            f"messages[{len(messages) - 1}].role",
+            "role_order",
+            "The last message is not the assistant's, so nothing answers it. Add the answer or remove the question.",
+        )
+
+
+def _kind(value: object) -> str:
+    names: dict[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+    if value is None:
+        return "null"
+    return names.get(type(value), "a number")

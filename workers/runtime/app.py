@@ -1,0 +1,70 @@
+"""The Celery application of a worker: one task, `stillhouse.run_job(job_id)`.
+
+The message is a doorbell. It is acknowledged before the work begins and has no result: what is to be done,
+and whose turn it is, stands in Postgres behind the worker API. So a lost or doubled message does no harm.
+"""
+
+import logging
+import os
+import sys
+import threading
+
+from celery import Celery
+from celery.signals import celeryd_init, worker_shutting_down
+
+from workers.runtime.folder import JOB_ID, remove_old_folders
+from workers.runtime.job import run_job
+from workers.runtime.settings import read_settings
+from workers.wire.environment import SettingsError
+
+log = logging.getLogger(__name__)
+
+try:
+    settings = read_settings(os.environ)
+except SettingsError as error:
+    sys.exit(f"The worker cannot start: {error}")
+
+stopping = threading.Event()
+"""Set when the worker is asked to stop, so that a running job can be handed back."""
+
+app = Celery("stillhouse-worker", broker=settings.broker_url)
+app.conf.update(
+    task_ignore_result=True,
+    task_acks_late=False,
+    task_default_queue="cpu",
+    task_serializer="json",
+    accept_content=["json"],
+    worker_prefetch_multiplier=1,
+    worker_enable_remote_control=False,
+    worker_hijack_root_logger=True,
+    worker_send_task_events=False,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_transport_options={
+        "socket_keepalive": True,
+        "socket_connect_timeout": 5,
+        "health_check_interval": 30,
+    },
+)
+logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines hold presigned URLs
+
+
+@app.task(name="stillhouse.run_job", ignore_result=True)
+def run(job_id: str) -> None:
+    """Run one job by its id; returns when the platform has its outcome, or when it is not ours to run."""
+    if not JOB_ID.fullmatch(str(job_id)):
+        log.warning("a message without a usable job id was dropped")
+        return
+    run_job(job_id, settings, stopping)
+
+
+@celeryd_init.connect
+def clean_up(**_: object) -> None:
+    """Remove the folders of jobs that nobody will come back for."""
+    for job in remove_old_folders(settings.work_dir):
+        log.info("removed the old folder of job %s", job)
+
+
+@worker_shutting_down.connect
+def hand_back(**_: object) -> None:
+    stopping.set()

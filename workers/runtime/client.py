@@ -1,0 +1,50 @@
+"""The worker API by name: claim, report, uploads, finish."""
+
+from workers.contract import (
+    ClaimAnswer,
+    ClaimRequest,
+    FinishRequest,
+    OutputFile,
+    ReportAnswer,
+    ReportRequest,
+    UploadGrant,
+    UploadsAnswer,
+    UploadsRequest,
+)
+from workers.wire.api import PlatformAPI
+
+CLAIM_PATIENCE = 30.0
+UPLOADS_PATIENCE = 120.0
+FINISH_PATIENCE = 600.0
+"""Seconds to keep trying to deliver a result. A stale token ends it sooner, so a long wait does no harm."""
+
+
+class WorkerClient:
+    """Calls of one worker. Raises `Refused` (stop this job) or `Unreachable` (the platform is away)."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._api = PlatformAPI(url, token)
+
+    def close(self) -> None:
+        self._api.close()
+
+    def claim(self, job: str, worker: str) -> ClaimAnswer:
+        return self._api.post(
+            f"/worker/v1/jobs/{job}/claim", ClaimRequest(worker=worker), ClaimAnswer, patience=CLAIM_PATIENCE
+        )
+
+    def report(self, job: str, report: ReportRequest) -> ReportAnswer:
+        """Tried once: the next report is a few seconds away, and says more."""
+        return self._api.post(f"/worker/v1/jobs/{job}/report", report, ReportAnswer)
+
+    def grant(self, job: str, token: str, file: OutputFile) -> UploadGrant:
+        """A fresh presigned PUT for one file."""
+        request = UploadsRequest(token=token, files=[file])
+        answer = self._api.post(
+            f"/worker/v1/jobs/{job}/uploads", request, UploadsAnswer, patience=UPLOADS_PATIENCE
+        )
+        return next(grant for grant in answer.uploads if grant.name == file.name)
+
+    def finish(self, job: str, request: FinishRequest) -> None:
+        """Idempotent per token, so it is repeated until the platform took it."""
+        self._api.post_for_nothing(f"/worker/v1/jobs/{job}/finish", request, patience=FINISH_PATIENCE)

@@ -1,0 +1,49 @@
+"""The ways an attempt ends other than with a result."""
+
+import errno
+from typing import Literal
+
+from workers.contract import JobFailure
+from workers.wire.transfer import TransferError
+
+
+class JobFailed(Exception):
+    """The attempt failed, and why, for a person. `user`: data or settings. `platform`: ours, retried."""
+
+    def __init__(self, code: str, message: str, fault: Literal["user", "platform"] = "platform") -> None:
+        super().__init__(message)
+        self.failure = JobFailure(fault=fault, code=code[:60], message=message[:2000])
+
+
+class JobCancelled(Exception):
+    """Somebody cancelled the job; the platform is told so."""
+
+
+class JobLost(Exception):
+    """The job is no longer this worker's: refused, or silent for too long. Nobody is told; the platform
+    knows.
+    """
+
+
+def failure_of(error: Exception) -> JobFailure:
+    """What to tell about an error.
+
+    One nobody foresaw gets a stable code and a sentence, never its own text, which may quote data.
+    """
+    if isinstance(error, JobFailed):
+        return error.failure
+    if isinstance(error, TransferError):
+        return JobFailure(fault="platform", code=error.code, message=str(error))
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return JobFailure(
+            fault="platform",
+            code="disk_full",
+            message="The worker's disk is full; free space under its WORK_DIR.",
+        )
+    if isinstance(error, MemoryError):
+        return JobFailure(fault="platform", code="out_of_memory", message="The worker ran out of memory.")
+    return JobFailure(
+        fault="platform",
+        code="internal_error",
+        message=f"Something failed in the worker that should not ({type(error).__name__}); its log has the details.",
+    )

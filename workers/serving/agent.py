@@ -1,0 +1,303 @@
+"""The loop: look at the engine, tell the platform, hear what is wanted, do the next thing.
+
+Nothing it meets ends it.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from pathlib import Path
+
+from workers.contract import AdapterManifest, PoolReport, PoolWanted, Sha256, WantedVersion
+from workers.serving.engine import Engine, EngineError, EngineView
+from workers.serving.files import (
+    DIGEST,
+    AdapterCache,
+    VersionRefused,
+    base_digest,
+    check_base,
+    check_folder,
+    check_name,
+)
+from workers.serving.plan import (
+    Action,
+    Fetch,
+    Forget,
+    LearnBase,
+    Load,
+    Record,
+    Situation,
+    Unload,
+    held_now,
+    next_action,
+    pause_after,
+)
+from workers.serving.proof import NotProven, prove
+from workers.serving.settings import AgentSettings
+from workers.wire.api import PlatformAPI, Refused, Unreachable
+from workers.wire.transfer import TransferError
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 2.0
+"""Between looks while the platform has not said how often."""
+SHORTEST_POLL, LONGEST_POLL = 0.2, 30.0
+EXPECTED = (EngineError, NotProven, VersionRefused, TransferError)
+"""Failures whose text is a sentence for people."""
+
+
+class Stopped(Exception):
+    """The agent is being stopped; a download need not be finished."""
+
+
+class Agent:
+    """One replica's agent. The main thread looks and reports; one worker thread does what takes time."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self._settings = settings
+        self._platform = PlatformAPI(settings.url, settings.token)
+        self._engine = Engine(settings.engine_url)
+        self._cache = AdapterCache(settings.adapters_dir)
+        self._records: dict[Sha256, Record] = {}
+        self._unused_since: dict[Sha256, float] = {}
+        self._wanted: list[WantedVersion] | None = None
+        self._base: tuple[str, Sha256] | None = None
+        self._poll_seconds = POLL_SECONDS
+        self._view = EngineView(healthy=False)
+        self._last_trouble = ""
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """End `run` soon. What the engine holds stays: the next agent adopts it."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="agent-work") as pool:
+            self._guarded(self._adopt)
+            busy: Future[None] | None = None
+            while not self._stopping.is_set():
+                self._guarded(self._look_and_sync)
+                if busy is None and (action := self._next()) is not None:
+                    busy = pool.submit(self._guarded, partial(self._perform, action))
+                if self._rest(busy):
+                    busy = None
+
+    def _rest(self, busy: Future[None] | None) -> bool:
+        """Wait for the next round. True when the work in progress ended, which is worth reporting at once."""
+        if busy is None:
+            self._stopping.wait(self._poll_seconds)
+            return False
+        return bool(wait([busy], timeout=self._poll_seconds).done)
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Stopped:
+            return
+        except Exception:
+            log.exception("a step of the agent failed; it goes on")
+            self._stopping.wait(1.0)
+
+    # What the main thread does: look, report, decide.
+
+    def _adopt(self) -> None:
+        """Prove again what the engine already holds, before the first report, so that an agent's restart
+        shows no gap.
+        """
+        self._view = self._engine.look()
+        if not self._view.healthy:
+            return
+        self._learn_base(self._view.base)
+        for name, digest in self._registered().items():
+            self._perform(Load(name, digest))
+
+    def _look_and_sync(self) -> None:
+        self._view = self._engine.look()
+        self._note_unused()
+        held = held_now(self._situation(), self._registered())
+        report = PoolReport(
+            replica=self._settings.replica,
+            url=self._settings.advertised_url,
+            incarnation=self._view.incarnation,
+            healthy=self._view.healthy,
+            engine=self._view.version,
+            base=self._view.base,
+            base_digest=self._known_base(),
+            held=held,
+        )
+        path = f"/worker/v1/pools/{self._settings.pool}/sync"
+        try:
+            answer = self._platform.post(path, report, PoolWanted)
+        except (Refused, Unreachable) as error:
+            self._say_once(f"the platform could not be synced with: {error}")
+            return
+        self._say_once("")
+        self._wanted = [version for version in answer.wanted if self._is_acceptable(version)]
+        self._poll_seconds = min(max(answer.poll_seconds, SHORTEST_POLL), LONGEST_POLL)
+
+    def _is_acceptable(self, version: WantedVersion) -> bool:
+        try:
+            check_name(version)
+        except VersionRefused as refused:
+            self._say_once(f"a wanted version was ignored: {refused}")
+            return False
+        return True
+
+    def _next(self) -> Action | None:
+        """Nothing until the platform has been heard once: an agent that knows nothing must not unload
+        anything.
+        """
+        return None if self._wanted is None else next_action(self._situation())
+
+    def _situation(self) -> Situation:
+        return Situation(
+            engine=self._view,
+            wanted=self._wanted or [],
+            cached=self._cache.held(),
+            records=dict(self._records),
+            unused_since=dict(self._unused_since),
+            base_known=self._known_base() is not None,
+            now=time.monotonic(),
+        )
+
+    def _registered(self) -> dict[str, Sha256]:
+        """Names on the engine that were loaded from this agent's folders, with their digests."""
+        found = {}
+        for name, root in self._view.adapters.items():
+            digest = Path(root).name
+            if DIGEST.fullmatch(digest) and Path(root) == self._cache.path(digest):
+                found[name] = digest
+        return found
+
+    def _known_base(self) -> Sha256 | None:
+        return self._base[1] if self._base and self._base[0] == self._view.base else None
+
+    def _note_unused(self) -> None:
+        in_use = {version.digest for version in self._wanted or []} | set(self._registered().values())
+        now = time.monotonic()
+        self._unused_since = {
+            digest: self._unused_since.get(digest, now)
+            for digest in self._cache.held()
+            if digest not in in_use
+        }
+
+    def _say_once(self, trouble: str) -> None:
+        if trouble and trouble != self._last_trouble:
+            log.error("%s", trouble)
+        elif self._last_trouble and not trouble:
+            log.info("the platform answers again")
+        self._last_trouble = trouble
+
+    # What the worker thread does: one action at a time.
+
+    def _perform(self, action: Action) -> None:
+        log.info("%s", _in_words(action))
+        match action:
+            case Unload(name):
+                self._engine.unload(name)
+            case LearnBase(base):
+                self._learn_base(base)
+            case Fetch(version):
+                self._recorded(version.name, version.digest, lambda: self._fetch(version))
+            case Load(name, digest):
+                self._recorded(name, digest, lambda: self._load(name, digest))
+            case Forget(digest):
+                self._cache.delete(digest)
+                self._records.pop(digest, None)
+
+    def _learn_base(self, base: str) -> None:
+        memory = self._settings.adapters_dir / "base-digest.json"
+        self._base = (base, base_digest(self._settings.bases_dir, base, memory))
+
+    def _recorded(self, name: str, digest: Sha256, work: Callable[[], Record]) -> None:
+        """Do the work and keep what came of it; a failure waits longer each time before the next try."""
+        before = self._records.get(digest, Record(name))
+        try:
+            self._records[digest] = work()
+        except Stopped:
+            raise
+        except Exception as error:
+            if isinstance(error, EXPECTED):
+                log.error("%s: %s", name, error)
+                sentence = str(error)
+            else:
+                log.exception("%s: failed", name)
+                sentence = f"The agent failed ({type(error).__name__}); its log has the details."
+            failures = before.failures + 1
+            self._records[digest] = Record(
+                name,
+                state="failed",
+                error=sentence,
+                incarnation=self._view.incarnation,
+                failures=failures,
+                not_before=time.monotonic() + pause_after(failures),
+            )
+
+    def _fetch(self, version: WantedVersion) -> Record:
+        self._cache.fetch(version, max_rank=self._settings.max_rank, check=self._check_stopped)
+        return Record(version.name)
+
+    def _load(self, name: str, digest: Sha256) -> Record:
+        """Check the files again, load them when they are not registered, prove.
+
+        Unloads what cannot be proven.
+        """
+        view, folder = self._engine.look(), self._cache.path(digest)
+        registered = view.adapters.get(name)
+        if not view.healthy or self._base is None or self._base[0] != view.base:
+            raise EngineError("The engine went away before the adapter could be loaded.")
+        manifest = self._checked(folder, digest, is_registered=registered is not None)
+        load_ms: float | None = None
+        if registered is None:
+            began = time.monotonic()
+            self._engine.load(name, str(folder))
+            load_ms = (time.monotonic() - began) * 1000
+        elif Path(registered) != folder:
+            raise VersionRefused(
+                "The engine holds other files under this name, which are not ours. Restart the engine."
+            )
+        try:
+            proof = prove(
+                self._engine, name=name, base=view.base, max_length=view.max_length, golden=manifest.golden
+            )
+        except (EngineError, NotProven):
+            self._engine.unload(name)
+            raise
+        log.info("%s is ready: %s", name, proof)
+        return Record(name, state="ready", proof=proof, load_ms=load_ms, incarnation=view.incarnation)
+
+    def _checked(self, folder: Path, digest: Sha256, *, is_registered: bool) -> AdapterManifest:
+        """The manifest of files that are still right.
+
+        Damaged ones are dropped, and fetched again, when it is safe.
+        """
+        try:
+            manifest = check_folder(folder, digest, max_rank=self._settings.max_rank)
+        except (VersionRefused, OSError):
+            if not is_registered:
+                self._cache.delete(digest)
+            raise
+        assert self._base is not None
+        check_base(manifest, *self._base)
+        return manifest
+
+    def _check_stopped(self) -> None:
+        if self._stopping.is_set():
+            raise Stopped
+
+
+def _in_words(action: Action) -> str:
+    match action:
+        case Unload(name):
+            return f"unloading {name}"
+        case LearnBase(base):
+            return f"reading the digest of base {base}"
+        case Fetch(version):
+            return f"fetching {version.name}"
+        case Load(name, _):
+            return f"loading and proving {name}"
+        case Forget(digest):
+            return f"deleting the files of {digest[:12]}"

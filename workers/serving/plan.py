@@ -1,0 +1,172 @@
+"""What to do next, from what is wanted, what the engine holds and what is on disk. Pure functions."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from workers.contract import HeldVersion, ServingProof, Sha256, WantedVersion
+from workers.serving.engine import EngineView
+
+FIRST_PAUSE = 5.0
+LONGEST_PAUSE = 300.0
+FILES_KEPT_SECONDS = 600.0
+"""Files stay this long after a version was last wanted or registered: a request still running may have its
+adapter re-read from disk inside the engine, and the engine dies when it is gone.
+"""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What this agent knows about one version it was asked for."""
+
+    name: str
+    state: Literal["loading", "ready", "failed"] = "loading"
+    error: str = ""
+    proof: ServingProof | None = None
+    load_ms: float | None = None
+    incarnation: str = ""
+    """The engine's incarnation in which `state` came to be."""
+    failures: int = 0
+    """In a row."""
+    not_before: float = 0.0
+    """Monotonic time of the next try after a failure."""
+
+
+@dataclass(frozen=True)
+class Unload:
+    name: str
+
+
+@dataclass(frozen=True)
+class LearnBase:
+    base: str
+
+
+@dataclass(frozen=True)
+class Fetch:
+    version: WantedVersion
+
+
+@dataclass(frozen=True)
+class Load:
+    """Load when it is not registered, then warm up and prove."""
+
+    name: str
+    digest: Sha256
+
+
+@dataclass(frozen=True)
+class Forget:
+    digest: Sha256
+
+
+Action = Unload | LearnBase | Fetch | Load | Forget
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Everything the next step depends on."""
+
+    engine: EngineView
+    wanted: Sequence[WantedVersion]
+    cached: Collection[Sha256]
+    records: Mapping[Sha256, Record]
+    unused_since: Mapping[Sha256, float]
+    """Monotonic time since when a cached version has been neither wanted nor registered."""
+    base_known: bool
+    now: float
+
+
+def next_action(situation: Situation) -> Action | None:
+    """The one most useful thing to do, or None. Unloading first, so that slots are free; deleting last."""
+    return (
+        _stray(situation) or _base(situation) or _load(situation) or _fetch(situation) or _forget(situation)
+    )
+
+
+def held_now(situation: Situation, digests: Mapping[str, Sha256]) -> list[HeldVersion]:
+    """What to report: every wanted version, and those still registered though no longer wanted.
+
+    `digests` maps registered names to the digests of the folders they were loaded from.
+    """
+    names = {version.digest: version.name for version in situation.wanted}
+    names |= {digest: name for name, digest in digests.items() if digest in situation.records}
+    return [_held(name, digest, situation) for digest, name in names.items()]
+
+
+def is_ready(name: str, record: Record | None, engine: EngineView) -> bool:
+    """Proven in this very incarnation of the engine, and still registered."""
+    return (
+        record is not None
+        and record.state == "ready"
+        and engine.healthy
+        and record.incarnation == engine.incarnation
+        and name in engine.adapters
+    )
+
+
+def pause_after(failures: int) -> float:
+    """Seconds until the next try after this many failures in a row."""
+    return min(FIRST_PAUSE * 2.0 ** (failures - 1), LONGEST_PAUSE)
+
+
+def _held(name: str, digest: Sha256, situation: Situation) -> HeldVersion:
+    record = situation.records.get(digest)
+    if record is None:
+        return HeldVersion(name=name, digest=digest, state="loading")
+    if record.state == "failed":
+        return HeldVersion(name=name, digest=digest, state="failed", error=record.error[:1000])
+    ready = is_ready(name, record, situation.engine)
+    return HeldVersion(
+        name=name,
+        digest=digest,
+        state="ready" if ready else "loading",
+        proof=record.proof if ready else None,
+        load_ms=record.load_ms if ready else None,
+    )
+
+
+def _stray(situation: Situation) -> Action | None:
+    wanted = {version.name for version in situation.wanted}
+    strays = [name for name in situation.engine.adapters if name not in wanted]
+    return Unload(strays[0]) if strays else None
+
+
+def _base(situation: Situation) -> Action | None:
+    if situation.engine.healthy and not situation.base_known:
+        return LearnBase(situation.engine.base)
+    return None
+
+
+def _load(situation: Situation) -> Action | None:
+    if not situation.engine.healthy or not situation.base_known:
+        return None
+    for version in situation.wanted:
+        record = situation.records.get(version.digest)
+        ready = is_ready(version.name, record, situation.engine)
+        if version.digest in situation.cached and not ready and _is_due(record, situation):
+            return Load(version.name, version.digest)
+    return None
+
+
+def _fetch(situation: Situation) -> Action | None:
+    for version in situation.wanted:
+        record = situation.records.get(version.digest)
+        if version.digest not in situation.cached and _is_due(record, situation):
+            return Fetch(version)
+    return None
+
+
+def _is_due(record: Record | None, situation: Situation) -> bool:
+    """A failed version waits for its pause to end, or for an engine that was restarted since."""
+    if record is None or record.state != "failed":
+        return True
+    restarted = situation.engine.healthy and record.incarnation not in ("", situation.engine.incarnation)
+    return situation.now >= record.not_before or restarted
+
+
+def _forget(situation: Situation) -> Action | None:
+    for digest, since in situation.unused_since.items():
+        if digest in situation.cached and situation.now - since >= FILES_KEPT_SECONDS:
+            return Forget(digest)
+    return None

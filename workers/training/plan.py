@@ -1,0 +1,72 @@
+"""What every step will see, decided before the first one: so a run can stop anywhere and go on as if it had not."""
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from workers.contract import TrainSpec
+
+Microbatch = list[int]
+"""Indexes of the samples that go through the model together."""
+Step = list[Microbatch]
+"""The microbatches of one optimizer step."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    steps: list[Step]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the plan, to tell whether a checkpoint belongs to it."""
+        return hashlib.sha256(json.dumps(self.steps).encode()).hexdigest()
+
+
+def make_plan(lengths: Sequence[int], spec: TrainSpec) -> Plan:
+    """Shuffle with the seed, epoch after epoch, cut into steps, and each step into microbatches.
+
+    `lengths` are those of the samples, in tokens. A step holds `batch_size` samples, fewer at the very end.
+    """
+    rng = random.Random(spec.seed)
+    wanted = max(1, round(len(lengths) * spec.epochs))
+    order: list[int] = []
+    while len(order) < wanted:
+        epoch = list(range(len(lengths)))
+        rng.shuffle(epoch)
+        order.extend(epoch)
+    steps = math.ceil(wanted / spec.batch_size)
+    if spec.max_steps:
+        steps = min(steps, spec.max_steps)
+    cuts = (order[: wanted][start : start + spec.batch_size] for start in range(0, steps * spec.batch_size, spec.batch_size))
+    return Plan([microbatches(cut, lengths, spec.micro_batch_tokens) for cut in cuts])
+
+
+def microbatches(samples: Sequence[int], lengths: Sequence[int], tokens: int) -> Step:
+    """Cut samples into padded batches of at most `tokens` tokens, padding included; a longer sample stands alone.
+
+    Sorted by length, so that little is padded. Issue 3 replaces this by packing.
+    """
+    found: Step = []
+    for index in sorted(samples, key=lambda each: (lengths[each], each)):
+        # Sorted upwards: the newcomer is the longest, and every row of its batch is padded to it.
+        if found and lengths[index] * (len(found[-1]) + 1) <= tokens:
+            found[-1].append(index)
+        else:
+            found.append([index])
+    return found
+
+
+def learning_rate_at(step: int, total: int, spec: TrainSpec) -> float:
+    """Learning rate of step `step` (from 0) of `total`: linear warm-up, then the schedule down to 0."""
+    warmup = math.ceil(total * spec.warmup_ratio) if spec.warmup_ratio else 0
+    if step < warmup:
+        return spec.learning_rate * (step + 1) / warmup
+    share = (step - warmup) / max(1, total - warmup)
+    if spec.schedule == "linear":
+        return spec.learning_rate * (1 - share)
+    if spec.schedule == "cosine":
+        return spec.learning_rate * (1 + math.cos(math.pi * share)) / 2
+    return spec.learning_rate

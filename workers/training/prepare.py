@@ -1,0 +1,112 @@
+"""From files to samples: read, hold out, render, and leave out what is too long, saying so."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from workers.contract import SplitSpec, TrainSpec
+from workers.data import BadRow, Row, read_rows, split_rows
+from workers.training.base import sha256_of
+from workers.training.errors import TrainingError
+from workers.training.render import Renderer, Sample
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a run trains on and is measured on."""
+
+    train: list[Sample]
+    heldout: list[Sample]
+    excluded: list[Sample]
+    """Training samples that are longer than the limit."""
+    heldout_excluded: list[Sample]
+
+
+def check_data(data: Path, eval_data: Path | None, spec: TrainSpec) -> str:
+    """sha256 of the data. Raises TrainingError when a file is missing or is not the one the spec names."""
+    digests = [
+        (name, wanted, _digest(path))
+        for name, path, wanted in (("data", data, spec.data_sha256), ("eval", eval_data, spec.eval_sha256))
+        if path is not None
+    ]
+    for name, wanted, found in digests:
+        if wanted is not None and wanted != found:
+            raise TrainingError(
+                f"{name}_mismatch",
+                f"The {name} file has the digest {found[:12]}…, but the settings name {wanted[:12]}…. Fetch it again.",
+                fault="platform",
+            )
+    return digests[0][2]
+
+
+def read_samples(data: Path, eval_data: Path | None, spec: TrainSpec, renderer: Renderer) -> Samples:
+    """Render both sides. Raises TrainingError for bad rows, nothing to train on, or too many samples left out."""
+    rows = _rows(data)
+    heldout: list[Row] = []
+    if eval_data is not None:
+        heldout = _rows(eval_data)
+    elif spec.heldout_share:
+        rows, heldout = split_rows(rows, SplitSpec(share=spec.heldout_share, seed=spec.seed))
+    rendered = list(renderer.samples(rows))
+    fitting, excluded = _by_length(rendered, spec.max_length)
+    _check_share(rendered, excluded, spec)
+    heldout_fitting, heldout_excluded = _by_length(list(renderer.samples(heldout)), spec.max_length)
+    return Samples(fitting, heldout_fitting, excluded, heldout_excluded)
+
+
+def write_excluded(file: Path, samples: Samples) -> None:
+    """One JSON line for every sample left out: its side, row and turn (from 0) and length in tokens."""
+    sides = (("train", samples.excluded), ("heldout", samples.heldout_excluded))
+    lines = [
+        json.dumps({"side": side, "row": sample.row, "turn": sample.turn, "tokens": len(sample)})
+        for side, found in sides
+        for sample in found
+    ]
+    file.unlink(missing_ok=True)
+    if lines:
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise TrainingError("no_data", f"The file {path} cannot be read: {error.strerror}. Check the path.") from None
+
+
+def _rows(path: Path) -> list[Row]:
+    try:
+        rows = list(read_rows(path))
+    except BadRow as error:
+        raise TrainingError(
+            "bad_row", f"{path.name}: {error} `python -m workers validate` lists all such rows."
+        ) from None
+    if not rows:
+        raise TrainingError("nothing_trainable", f"{path.name} is empty. Write one JSON object per line.")
+    return rows
+
+
+def _by_length(samples: Sequence[Sample], limit: int) -> tuple[list[Sample], list[Sample]]:
+    return [each for each in samples if len(each) <= limit], [each for each in samples if len(each) > limit]
+
+
+def _check_share(rendered: Sequence[Sample], excluded: Sequence[Sample], spec: TrainSpec) -> None:
+    if not rendered:
+        raise TrainingError("nothing_trainable", "After the held-out split no row is left to train on. Lower heldout_share.")
+    if len(excluded) > spec.max_excluded_share * len(rendered) or len(excluded) == len(rendered):
+        longest = max(len(sample) for sample in excluded)
+        raise TrainingError(
+            "too_many_excluded",
+            f"{len(excluded)} of {len(rendered)} samples are longer than max_length, {spec.max_length} tokens; "
+            f"at most {spec.max_excluded_share:.0%} may be left out. Lengths: {histogram(rendered)}. "
+            f"Set max_length up to {longest}, shorten the rows, or raise max_excluded_share.",
+        )
+
+
+def histogram(samples: Sequence[Sample]) -> str:
+    """Samples per range of tokens, in powers of two: `64-127: 12, 128-255: 3`."""
+    edges = [0, *(2**power for power in range(5, 32))]
+    counts = [(low, high, sum(low <= len(each) < high for each in samples)) for low, high in pairwise(edges)]
+    return ", ".join(f"{low}-{high - 1}: {count}" for low, high, count in counts if count)

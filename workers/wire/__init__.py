@@ -1,0 +1,1 @@
+"""How worker and agent reach the platform: their environment, JSON calls, and files by presigned URL."""

@@ -1,0 +1,115 @@
+"""JSON calls to the platform: bearer token, timeouts, bounded retries, refusals as exceptions."""
+
+import logging
+import random
+import time
+from collections.abc import Iterator
+from typing import TypeVar
+
+import httpx
+from pydantic import ValidationError
+
+from workers.contract import Message, Refusal
+
+log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer", bound=Message)
+
+TIMEOUT = httpx.Timeout(15.0, connect=5.0)
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 15.0
+
+
+class Refused(Exception):
+    """The platform answered 4xx: it understood, and said no. Not retried."""
+
+    def __init__(self, refusal: Refusal, status: int) -> None:
+        super().__init__(f"{refusal.code}: {refusal.message}")
+        self.refusal = refusal
+        self.status = status
+
+    @property
+    def code(self) -> str:
+        return self.refusal.code
+
+
+class Unreachable(Exception):
+    """The platform did not answer, or answered 5xx, for as long as the caller had patience."""
+
+
+class PlatformAPI:
+    """One caller's connection to the platform. Safe to use from several threads."""
+
+    def __init__(self, url: str, token: str, *, transport_timeout: httpx.Timeout = TIMEOUT) -> None:
+        self._client = httpx.Client(
+            base_url=url,
+            headers={"authorization": f"Bearer {token}", "accept": "application/json"},
+            timeout=transport_timeout,
+            follow_redirects=False,
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+    def post(self, path: str, message: Message, answer: type[Answer], *, patience: float = 0.0) -> Answer:
+        """POST `message`; retry for up to `patience` seconds while the platform is away. 0 tries once.
+
+        Raises Refused on 4xx and Unreachable on everything that another try may cure.
+        """
+        content = self._send(path, message, patience)
+        try:
+            return answer.model_validate_json(content)
+        except ValidationError:
+            raise Unreachable(f"POST {path}: the answer is not one this version can read") from None
+
+    def post_for_nothing(self, path: str, message: Message, *, patience: float = 0.0) -> None:
+        """Like `post`, for a call whose answer says no more than that it was taken."""
+        self._send(path, message, patience)
+
+    def _send(self, path: str, message: Message, patience: float) -> bytes:
+        deadline = time.monotonic() + patience
+        for pause in growing_pauses():
+            try:
+                return self._send_once(path, message)
+            except Unreachable as error:
+                if time.monotonic() + pause > deadline:
+                    raise
+                log.warning("%s; trying again in %.1f s", error, pause)
+            time.sleep(pause)
+        raise AssertionError("growing_pauses never ends")
+
+    def _send_once(self, path: str, message: Message) -> bytes:
+        try:
+            response = self._client.post(
+                path, content=message.model_dump_json(), headers={"content-type": "application/json"}
+            )
+        except httpx.HTTPError as error:
+            raise Unreachable(f"POST {path}: no answer ({type(error).__name__})") from error
+        if response.is_success:
+            return response.content
+        if response.is_client_error:
+            raise Refused(_read_refusal(response), response.status_code)
+        raise Unreachable(f"POST {path}: the platform answered {response.status_code}")
+
+
+def growing_pauses(first: float = FIRST_PAUSE, longest: float = LONGEST_PAUSE) -> Iterator[float]:
+    """Seconds to wait before each next try: doubling up to `longest`, spread so that workers do not march in
+    step.
+    """
+    pause = first
+    while True:
+        yield pause * random.uniform(0.75, 1.25)
+        pause = min(pause * 2, longest)
+
+
+def _read_refusal(response: httpx.Response) -> Refusal:
+    """The refusal in a 4xx answer; one made up from the status when a proxy, not the platform, wrote the
+    answer.
+    """
+    try:
+        return Refusal.model_validate_json(response.content)
+    except ValidationError:
+        code = response.status_code
+        return Refusal(
+            code="bad_request", message=f"The platform's address answered {code} without saying why."
+        )

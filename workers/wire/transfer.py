@@ -1,0 +1,163 @@
+"""Files by presigned URL: download while hashing, resumed when the line breaks; upload straight from disk."""
+
+import contextlib
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import httpx
+
+from workers.contract import Sha256
+from workers.wire.api import growing_pauses
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+CHUNK = 1024 * 1024
+TRIES = 6
+"""Tries in a row without a single new byte before a transfer gives up."""
+GIVE_UP_STATUS = {400, 401, 403, 404, 410}
+"""Answers that the same URL will give again: an expired signature, or an object that is not there."""
+
+
+class TransferError(Exception):
+    """A file could not be moved.
+
+    `code` is stable; the text is a sentence without the URL (it holds a signature).
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def never() -> None:
+    """The default of `check`: go on."""
+
+
+def make_client() -> httpx.Client:
+    """A client for presigned URLs. No credentials and no redirects: the signature is for one address."""
+    return httpx.Client(timeout=TIMEOUT, follow_redirects=False)
+
+
+def sha256_of(path: Path) -> Sha256:
+    """sha256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def download(
+    client: httpx.Client,
+    url: str,
+    target: Path,
+    *,
+    size: int,
+    sha256: Sha256,
+    check: Callable[[], None] = never,
+) -> None:
+    """Fetch `url` to `target`, which appears only when its size and sha256 are right.
+
+    `check` is called between pieces and may raise to stop. A file already there and right is kept.
+    Raises TransferError.
+    """
+    if target.is_file() and target.stat().st_size == size and sha256_of(target) == sha256:
+        return
+    partial = target.with_name(target.name + ".partial")
+    try:
+        digest = _fetch(client, url, partial, size, check)
+        if digest != sha256:
+            raise TransferError(
+                "checksum_mismatch",
+                f"{target.name} arrived with sha256 {digest[:12]}…, expected {sha256[:12]}…: "
+                "the stored object was changed or damaged.",
+            )
+        os.replace(partial, target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
+
+
+def _fetch(client: httpx.Client, url: str, partial: Path, size: int, check: Callable[[], None]) -> str:
+    """Write exactly `size` bytes to `partial` over as many connections as it takes; return their sha256."""
+    hasher, done, failures = hashlib.sha256(), 0, 0
+    pauses = growing_pauses()
+    with partial.open("wb") as file:
+        while True:
+            before = done
+            try:
+                for piece in _pieces(client, url, done):
+                    done += len(piece)
+                    if done > size:
+                        raise TransferError(
+                            "size_mismatch", f"{partial.stem} is longer than the {size} bytes expected."
+                        )
+                    hasher.update(piece)
+                    file.write(piece)
+                    check()
+                if done == size:
+                    return hasher.hexdigest()
+                reason = f"the line ended after {done} of {size} bytes"
+            except httpx.HTTPError as error:
+                reason = type(error).__name__
+            failures, pauses = (0, growing_pauses()) if done > before else (failures + 1, pauses)
+            if failures >= TRIES:
+                raise TransferError("download_failed", f"{partial.stem} could not be downloaded: {reason}.")
+            log.warning("download of %s: %s; trying again", partial.stem, reason)
+            _pause(next(pauses), check)
+
+
+def _pieces(client: httpx.Client, url: str, start: int) -> Iterator[bytes]:
+    """The bytes of `url` from `start` on."""
+    headers = {"accept-encoding": "identity"}
+    if start:
+        headers["range"] = f"bytes={start}-"
+    with client.stream("GET", url, headers=headers) as response:
+        if response.status_code in GIVE_UP_STATUS:
+            raise TransferError(
+                "download_refused", f"The object store answered {response.status_code} to a download."
+            )
+        response.raise_for_status()
+        if start and response.status_code != httpx.codes.PARTIAL_CONTENT:
+            raise TransferError(
+                "download_failed", "The object store cannot resume a download that broke off."
+            )
+        yield from response.iter_raw(CHUNK)
+
+
+def upload(client: httpx.Client, url: str, source: Path, *, check: Callable[[], None] = never) -> None:
+    """PUT one file to `url` from disk, once.
+
+    Raises TransferError; the caller asks for a fresh URL and tries again.
+    """
+    try:
+        with source.open("rb") as file:
+            response = client.put(
+                url, content=_read_pieces(file, check), headers={"content-length": str(source.stat().st_size)}
+            )
+    except httpx.HTTPError as error:
+        raise TransferError(
+            "upload_failed", f"{source.name} could not be uploaded: {type(error).__name__}."
+        ) from error
+    if not response.is_success:
+        raise TransferError(
+            "upload_failed",
+            f"The object store answered {response.status_code} to the upload of {source.name}.",
+        )
+
+
+def _read_pieces(file: BinaryIO, check: Callable[[], None]) -> Iterator[bytes]:
+    while piece := file.read(CHUNK):
+        check()
+        yield piece
+
+
+def _pause(seconds: float, check: Callable[[], None]) -> None:
+    """Sleep, but notice within half a second that `check` wants to stop."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        check()
+        time.sleep(min(left, 0.5))
