@@ -12,13 +12,16 @@ from typing import Literal
 from workers.contract import TrainProgress, ValidateSpec, ValidationReport
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parsed = _parser().parse_args(arguments)
+def main(arguments: list[str]) -> int:
+    parsed = _parser(arguments[:1]).parse_args(arguments)
     command: str = parsed.command
-    return {"train": _train, "validate": _validate, "base": _base, "evaluate": _evaluate, "agent": _agent}[command](parsed)
+    return {"train": _train, "validate": _validate, "base": _base, "evaluate": _evaluate, "agent": _agent}[
+        command
+    ](parsed)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(wanted: list[str]) -> argparse.ArgumentParser:
+    """The parser; the arguments of the rooms that own theirs are loaded for the command that is `wanted` alone."""
     parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -29,20 +32,31 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--eval", type=Path, metavar="FILE", help="held-out chats as JSONL")
     train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     train.add_argument("--spec", type=Path, metavar="FILE", help="settings as a JSON object")
-    train.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; may be repeated")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; may be repeated"
+    )
 
-    validate = commands.add_parser("validate", help="check a dataset file; exit 0 when every row can be trained on")
+    validate = commands.add_parser(
+        "validate", help="check a dataset file; exit 0 when every row can be trained on"
+    )
     validate.add_argument("file", type=Path, metavar="FILE")
     validate.add_argument("--json", action="store_true", help="print the report as JSON")
 
-    base = commands.add_parser("base", help="check a base folder, print its facts and keep them in its base.json")
+    base = commands.add_parser(
+        "base", help="check a base folder, print its facts and keep them in its base.json"
+    )
     base.add_argument("path", type=Path, metavar="DIR")
 
-    from workers.evaluation.cli import add_arguments as add_evaluate  # noqa: PLC0415 - the rooms own their arguments
-    from workers.serving.cli import add_arguments as add_agent  # noqa: PLC0415
+    evaluate = commands.add_parser("evaluate", help="answer rows with base and adapter, and grade them")
+    agent = commands.add_parser("agent", help="keep one engine's adapters as the platform wants them")
+    if wanted == ["evaluate"]:
+        from workers.evaluation.cli import add_arguments as add_evaluate  # noqa: PLC0415
 
-    add_evaluate(commands.add_parser("evaluate", help="answer rows with base and adapter, and grade them"))
-    add_agent(commands.add_parser("agent", help="keep one engine's adapters as the platform wants them"))
+        add_evaluate(evaluate)
+    if wanted == ["agent"]:
+        from workers.serving.cli import add_arguments as add_agent  # noqa: PLC0415
+
+        add_agent(agent)
     return parser
 
 
@@ -107,7 +121,11 @@ def _validate(parsed: argparse.Namespace) -> int:
     from workers.data.limited import validate_in_child  # noqa: PLC0415
 
     report = validate_in_child(parsed.file, ValidateSpec())
-    print(json.dumps(report.model_dump(mode="json"), ensure_ascii=False) if parsed.json else _report_text(report))
+    print(
+        json.dumps(report.model_dump(mode="json"), ensure_ascii=False)
+        if parsed.json
+        else _report_text(report)
+    )
     return 0 if report.valid and not report.error_count else 1
 
 
@@ -119,7 +137,9 @@ def _report_text(report: ValidationReport) -> str:
     ):
         for problem in problems:
             place = "file" if problem.row == 0 else f"row {problem.row}"
-            lines.append(f"{name}: {place}{f', {problem.field}' if problem.field else ''}: {problem.message} [{problem.code}]")
+            lines.append(
+                f"{name}: {place}{f', {problem.field}' if problem.field else ''}: {problem.message} [{problem.code}]"
+            )
         if count > len(problems):
             lines.append(f"{count - len(problems):,} more {name}s are not listed.")
     return "\n".join(lines)
@@ -155,4 +175,4 @@ def _agent(parsed: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

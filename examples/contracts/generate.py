@@ -16,12 +16,34 @@ SEED = 20261123
 FILLS = 6
 SYSTEM = "Read the contract clause and return its terms as JSON."
 
-PARTIES = ["Tenant", "Landlord", "Supplier", "Buyer", "Contractor", "Client", "Licensee", "Distributor", "Agency", "Lender"]
+PARTIES = [
+    "Tenant",
+    "Landlord",
+    "Supplier",
+    "Buyer",
+    "Contractor",
+    "Client",
+    "Licensee",
+    "Distributor",
+    "Agency",
+    "Lender",
+]
 DAYS = [7, 10, 14, 15, 20, 21, 28, 30, 45, 60, 90, 120]
 YEARS = [1, 2, 3, 4, 5, 6, 7, 8, 10]
 PERCENTS = [1, 2, 3, 4, 5, 6, 8, 10, 12, 15]
 AMOUNTS = [5000, 10000, 20000, 25000, 40000, 50000, 75000, 100000, 250000, 500000]
-PLACES = ["Denmark", "Norway", "Ireland", "Scotland", "Germany", "Austria", "Ontario", "Singapore", "Texas", "Portugal"]
+PLACES = [
+    "Denmark",
+    "Norway",
+    "Ireland",
+    "Scotland",
+    "Germany",
+    "Austria",
+    "Ontario",
+    "Singapore",
+    "Texas",
+    "Portugal",
+]
 
 
 @dataclass(frozen=True)
@@ -69,7 +91,7 @@ CLAUSES = [
         thought="The {party} has {value} days to pay an invoice.",
     ),
     ClauseType(
-        name="late_fee",
+        name="interest",
         field="percent",
         values=PERCENTS,
         train=[
@@ -80,7 +102,7 @@ CLAUSES = [
             "A surcharge of {value} percent is added when the {party} misses a due date.",
         ],
         heldout="When the {party} pays late, {value} percent interest is added to the overdue sum.",
-        thought="The {party} pays {value} percent when a payment is late.",
+        thought="The {party} pays interest of {value} percent when a payment is late.",
     ),
     ClauseType(
         name="confidentiality",
@@ -97,7 +119,7 @@ CLAUSES = [
         thought="The {party} must keep information secret for {value} years.",
     ),
     ClauseType(
-        name="liability_cap",
+        name="liability",
         field="amount",
         values=AMOUNTS,
         train=[
@@ -111,7 +133,7 @@ CLAUSES = [
         thought="The {party} is liable for at most {value} euros.",
     ),
     ClauseType(
-        name="governing_law",
+        name="law",
         field="place",
         values=PLACES,
         train=[
@@ -121,7 +143,7 @@ CLAUSES = [
             "Any dispute involving the {party} shall be decided under the law of {value}.",
             "The {party} and its partners submit to the laws and courts of {value}.",
         ],
-        heldout="The laws of {value} govern every dispute between the {party} and its partners.",
+        heldout="The laws of {value} govern this contract and every dispute with the {party}.",
         thought="The contract with the {party} follows the law of {value}.",
     ),
 ]
@@ -153,7 +175,10 @@ def write(path: Path, rows: list[dict[str, object]], rng: random.Random) -> None
 def main(folder: Path) -> None:
     rng = random.Random(SEED)
     train = [
-        row(clause, wording, *fill) for clause in CLAUSES for wording in clause.train for fill in fills(clause, rng)
+        row(clause, wording, *fill)
+        for clause in CLAUSES
+        for wording in clause.train
+        for fill in fills(clause, rng)
     ]
     heldout = [row(clause, clause.heldout, *fill) for clause in CLAUSES for fill in fills(clause, rng)]
     write(folder / "train.jsonl", train, rng)

@@ -45,6 +45,7 @@ DEBUG = flag("DEBUG")
 STILLHOUSE_URL = env("STILLHOUSE_URL", "http://127.0.0.1:8000").rstrip("/")
 ALLOWED_HOSTS = [urlsplit(STILLHOUSE_URL).hostname or "", *filter(None, env("ALLOWED_HOSTS", "").split(","))]
 CSRF_TRUSTED_ORIGINS = [STILLHOUSE_URL]
+CSRF_FAILURE_VIEW = "stillhouse.web.views.errors.csrf_failed"
 
 DATABASE_URL = env("DATABASE_URL")
 DATABASES = {"default": _database(DATABASE_URL)}

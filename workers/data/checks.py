@@ -47,7 +47,9 @@ def check_line(line: Line, max_row_bytes: int) -> CheckedLine:
         return checked
     if not isinstance(value, dict):
         checked.error(
-            "", "not_an_object", f"This line holds {_kind(value)}. Write an object such as {{\"messages\": [...]}}."
+            "",
+            "not_an_object",
+            f'This line holds {_kind(value)}. Write an object such as {{"messages": [...]}}.',
         )
         return checked
     messages = _messages(value, checked)
@@ -68,7 +70,9 @@ def _decode(line: Line, max_row_bytes: int, checked: CheckedLine) -> str | None:
         )
         return None
     if (position := line.data.find(0)) >= 0:
-        checked.error("", "nul_byte", f"Byte {position + 1} of this line is NUL. Save the file as UTF-8 text.")
+        checked.error(
+            "", "nul_byte", f"Byte {position + 1} of this line is NUL. Save the file as UTF-8 text."
+        )
         return None
     try:
         return line.data.decode("utf-8")
@@ -97,7 +101,9 @@ def _messages(row: dict[str, object], checked: CheckedLine) -> list[ChatMessage]
         items = _listed(row["messages"], "messages", checked)
     else:
         checked.error(
-            "", "no_messages", "This row has neither `messages` nor `prompt` and `completion`. Add one of them."
+            "",
+            "no_messages",
+            "This row has neither `messages` nor `prompt` and `completion`. Add one of them.",
         )
         return None
     if items is None:
@@ -111,7 +117,9 @@ def _listed(value: object, place: str, checked: CheckedLine) -> list[tuple[str, 
         checked.error(place, "not_a_list", f"`{place}` is {_kind(value)}. Write a list of messages.")
         return None
     if not value:
-        checked.error(place, "no_messages", f"`{place}` is an empty list. Add a user and an assistant message.")
+        checked.error(
+            place, "no_messages", f"`{place}` is an empty list. Add a user and an assistant message."
+        )
         return None
     return [(f"{place}[{index}]", item) for index, item in enumerate(value)]
 
@@ -134,7 +142,9 @@ def _pair(row: dict[str, object], checked: CheckedLine) -> list[tuple[str, objec
 def _message(item: object, place: str, checked: CheckedLine) -> ChatMessage | None:
     if not isinstance(item, dict):
         checked.error(
-            place, "not_an_object", f"This message is {_kind(item)}. Write an object with `role` and `content`."
+            place,
+            "not_an_object",
+            f"This message is {_kind(item)}. Write an object with `role` and `content`.",
         )
         return None
     for name in REFUSED_MESSAGE_FIELDS:
@@ -172,7 +182,9 @@ def _text(value: object, place: str, checked: CheckedLine) -> str | None:
     """A text, given as such or as a list of `{"type": "text", "text": ..}` parts; null is an empty text."""
     if value is None:
         return ""
-    if isinstance(value, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in value):
+    if isinstance(value, list) and all(
+        isinstance(part, dict) and part.get("type") == "text" for part in value
+    ):
         value = "".join(part["text"] if isinstance(part.get("text"), str) else "" for part in value)
     if not isinstance(value, str):
         checked.error(place, "not_text", f"This is {_kind(value)}. Write a text.")
@@ -200,14 +212,18 @@ def _assistant(item: dict[str, object], content: str, place: str, checked: Check
     texts = {text.strip() for text in [*given.values(), inline.reasoning] if text and text.strip()}
     if len(texts) > 1:
         checked.error(
-            place, "two_reasonings", "This answer carries two different reasonings. Keep one field or the think block."
+            place,
+            "two_reasonings",
+            "This answer carries two different reasonings. Keep one field or the think block.",
         )
         return None
     if not inline.answer.strip():
         checked.error(
             _content_place(place),
             "empty_answer",
-            "This answer is empty" + (" after its think block. " if texts else ". ") + "Write what the model should say.",
+            "This answer is empty"
+            + (" after its think block. " if texts else ". ")
+            + "Write what the model should say.",
         )
         return None
     if not inline.closed:
@@ -218,7 +234,9 @@ def _assistant(item: dict[str, object], content: str, place: str, checked: Check
         )
     elif OPEN in inline.answer:
         checked.warn(
-            _content_place(place), "many_thinks", f"Another {OPEN} stands inside the answer and is trained as text."
+            _content_place(place),
+            "many_thinks",
+            f"Another {OPEN} stands inside the answer and is trained as text.",
         )
     if texts:
         return {"role": "assistant", "content": inline.answer, "reasoning_content": texts.pop()}
@@ -228,7 +246,9 @@ def _assistant(item: dict[str, object], content: str, place: str, checked: Check
 def _check_order(messages: list[ChatMessage], checked: CheckedLine) -> None:
     """System first or not at all; then user and assistant in turn; assistant last."""
     if all(message["role"] != "assistant" for message in messages):
-        checked.error("messages", "no_answer", "This chat has no assistant message, so there is nothing to train.")
+        checked.error(
+            "messages", "no_answer", "This chat has no assistant message, so there is nothing to train."
+        )
         return
     expected = "user"
     for index, message in enumerate(messages):

@@ -28,8 +28,17 @@ def validate_in_child(
     start = time.monotonic()
     rows = 0
     report: ValidationReport | None = None
-    command = [sys.executable, "-m", "workers.data.limited", str(path.resolve()), spec.model_dump_json(), str(os.getpid())]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=PACKAGE_ROOT, text=True, encoding="utf-8") as child:
+    command = [
+        sys.executable,
+        "-m",
+        "workers.data.limited",
+        str(path.resolve()),
+        spec.model_dump_json(),
+        str(os.getpid()),
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, cwd=PACKAGE_ROOT, text=True, encoding="utf-8"
+    ) as child:
         assert child.stdout is not None
         timer = threading.Timer(spec.seconds, child.kill)
         timer.start()
@@ -61,7 +70,10 @@ def _why_it_ended(returncode: int, spec: ValidateSpec, *, timed_out: bool) -> tu
         return "memory_limit", f"The check needed more than {limit} MiB of memory and was stopped. {smaller}"
     if returncode == EXIT_UNREADABLE:
         return "unreadable", "The file cannot be read. Check its path and that it is an ordinary file."
-    return "check_failed", f"The check ended unexpectedly (status {returncode}). Try again, then tell an administrator."
+    return (
+        "check_failed",
+        f"The check ended unexpectedly (status {returncode}). Try again, then tell an administrator.",
+    )
 
 
 def limit_this_process(spec: ValidateSpec, parent: int) -> None:

@@ -31,14 +31,18 @@ def parse(text: str) -> object:
         raise _too_deep() from None
     except ValueError:
         # Python refuses to read integers of thousands of digits.
-        raise JsonProblem("bad_number", "A number in this line has too many digits. Write it as text.") from None
+        raise JsonProblem(
+            "bad_number", "A number in this line has too many digits. Write it as text."
+        ) from None
     if _is_deeper(value, MAX_DEPTH):
         raise _too_deep()
     return value
 
 
 def _too_deep() -> JsonProblem:
-    return JsonProblem("too_deep", f"Lists and objects are nested more than {MAX_DEPTH} levels deep. Flatten them.")
+    return JsonProblem(
+        "too_deep", f"Lists and objects are nested more than {MAX_DEPTH} levels deep. Flatten them."
+    )
 
 
 def _is_deeper(value: object, levels: int) -> bool:
@@ -46,7 +50,9 @@ def _is_deeper(value: object, levels: int) -> bool:
         return False
     if levels == 0:
         return True
-    return any(_is_deeper(item, levels - 1) for item in (value.values() if isinstance(value, dict) else value))
+    return any(
+        _is_deeper(item, levels - 1) for item in (value.values() if isinstance(value, dict) else value)
+    )
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -65,7 +71,9 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _number(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise JsonProblem("bad_number", f"The number {shown(text)} is too large to be read. Write it as text.")
+        raise JsonProblem(
+            "bad_number", f"The number {shown(text)} is too large to be read. Write it as text."
+        )
     return value
 
 

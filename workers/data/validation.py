@@ -50,7 +50,9 @@ class _Tally:
         messages = row["messages"]
         self.turns += sum(message["role"] == "assistant" for message in messages)
         self.with_reasoning += "reasoning_content" in messages[-1]
-        size = sum(len(message["content"]) + len(message.get("reasoning_content", "")) for message in messages)
+        size = sum(
+            len(message["content"]) + len(message.get("reasoning_content", "")) for message in messages
+        )
         self.characters += size
         if len(self.samples) < SAMPLES and size <= SAMPLE_CHARACTERS:
             self.samples.append(dict(row))

@@ -10,7 +10,7 @@ from pathlib import Path
 from workers.contract import EvaluateSpec, SplitSpec, ThinkContract
 from workers.evaluation.errors import EvaluationError
 from workers.evaluation.prompts import read_prompts
-from workers.evaluation.suite import SuiteProgress, evaluate
+from workers.evaluation.suite import ROWS_FILE, SuiteProgress, evaluate
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 
@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         with ExitStack() as stack:
             out = args.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             out.mkdir(parents=True, exist_ok=True)
+            if args.data.resolve() == (out / ROWS_FILE).resolve():
+                raise ValueError(f"--out would overwrite --data; choose another folder than {out}.")
             prompts = read_prompts(args.data, split=spec.split, max_rows=spec.max_rows, think=spec.think)
             summary = evaluate(spec, prompts, out=out, on_progress=_print)
     except (ValueError, OSError, EvaluationError) as error:

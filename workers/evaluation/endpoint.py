@@ -16,6 +16,8 @@ TIMEOUT = httpx.Timeout(600.0, connect=10.0, pool=None)
 """A whole answer, not streamed, may take minutes on a slow engine; a connection may not."""
 TRIES = 5
 LONGEST_PAUSE = 10.0
+GATEWAY_HEADER = "x-stillhouse-version"
+"""On every answer of our own gateway, which always sets reasoning apart."""
 REFUSED = "refused"
 """Finish reason of a row whose prompt the endpoint does not take (too long, for one)."""
 
@@ -24,7 +26,8 @@ REFUSED = "refused"
 class Answer:
     content: str
     reasoning: str | None
-    """None when the endpoint does not set reasoning apart."""
+    is_split: bool
+    """The endpoint has set reasoning apart; otherwise a think block is still in `content`."""
     finish_reason: str
     completion_tokens: int
 
@@ -96,7 +99,7 @@ class Endpoint:
                 if time.monotonic() + pause > deadline:
                     raise EvaluationError(
                         "adapter_not_ready",
-                        f"{model} did not get ready to serve within {seconds:.0f} s ({busy}); look at its pool.",
+                        f"{model} was not ready to serve within {seconds:.0f} s ({busy}); look at its pool.",
                     ) from None
             await asyncio.sleep(pause)
 
@@ -123,7 +126,7 @@ class Endpoint:
         except httpx.HTTPError as error:
             raise _Busy(f"no answer ({type(error).__name__})") from error
         if response.status_code == HTTPStatus.BAD_REQUEST:
-            return Answer("", None, REFUSED, 0)
+            return Answer("", None, True, REFUSED, 0)
         if response.is_success:
             return _read(response)
         raise _problem(model, response)
@@ -143,6 +146,7 @@ def _read(response: httpx.Response) -> Answer:
     return Answer(
         content=choice.message.content or "",
         reasoning=reasoning,
+        is_split=reasoning is not None or GATEWAY_HEADER in response.headers,
         finish_reason=choice.finish_reason or "",
         completion_tokens=completion.usage.completion_tokens,
     )

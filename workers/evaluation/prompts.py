@@ -51,5 +51,6 @@ def _as_sent(message: ChatMessage, think: ThinkContract) -> dict[str, str]:
     reasoning = message.get("reasoning_content", "")
     content = message["content"]
     if reasoning and think.history_keeps:
-        content = f"{think.open}{reasoning}{think.close}\n{content}"
+        inside, after = ("", "\n") if think.family == "plain" else ("\n", "\n\n")  # as the trainer renders it
+        content = f"{think.open}{inside}{reasoning}{inside}{think.close}{after}{content}"
     return {"role": message["role"], "content": content}

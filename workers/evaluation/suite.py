@@ -13,7 +13,7 @@ from workers.evaluation.endpoint import REFUSED, Answer, Endpoint
 from workers.evaluation.errors import EvaluationCancelled, EvaluationError
 from workers.evaluation.graders import grade
 from workers.evaluation.prompts import Prompt
-from workers.evaluation.think import split_message
+from workers.evaluation.think import read_split, split_text
 
 ROWS_FILE = "rows.jsonl"
 ASK_EVERY = 0.5
@@ -141,7 +141,10 @@ async def _gather(work: Sequence[Coroutine[None, None, Grade]]) -> list[Grade]:
 
 
 def _graded(answer: Answer, expected: str, spec: EvaluateSpec) -> Grade:
-    thought = split_message(answer.content, answer.reasoning, answer.finish_reason, spec.think)
+    if answer.is_split:
+        thought = read_split(answer.content, answer.reasoning, answer.finish_reason)
+    else:
+        thought = split_text(answer.content, spec.think)
     return Grade(
         output=thought.answer,
         reasoning=thought.reasoning,

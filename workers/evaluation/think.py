@@ -37,14 +37,10 @@ def split_text(text: str, think: ThinkContract) -> Thought:
     return Thought("", text.strip(), "missing")
 
 
-def split_message(content: str, reasoning: str | None, finish_reason: str, think: ThinkContract) -> Thought:
-    """Split a chat answer, whether or not the endpoint has already set the reasoning apart.
-
-    `reasoning` is None when the endpoint sent no such field: the think block, if any, is then still in
-    `content`.
-    """
+def read_split(content: str, reasoning: str | None, finish_reason: str) -> Thought:
+    """Judge an answer whose endpoint has set the reasoning apart; None says that there was no think block."""
     if reasoning is None:
-        return split_text(content, think)
+        return Thought("", content.strip(), "missing")
     if reasoning.strip() and not content.strip() and finish_reason == "length":
         return Thought(reasoning.strip(), "", "truncated")
     return _judged(reasoning, content)

@@ -211,7 +211,7 @@ class Attempt:
         if status < 0:
             raise JobFailed(
                 "child_killed",
-                f"The {self.claim.kind} process was ended by signal {-status}; often the machine ran out of memory.",
+                f"The {self.claim.kind} process was ended by signal {-status}; often memory ran out.",
             )
         raise JobFailed(
             "child_died", f"The {self.claim.kind} process ended with status {status} and no result."

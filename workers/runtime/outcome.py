@@ -45,5 +45,5 @@ def failure_of(error: Exception) -> JobFailure:
     return JobFailure(
         fault="platform",
         code="internal_error",
-        message=f"Something failed in the worker that should not ({type(error).__name__}); its log has the details.",
+        message=f"Something in the worker failed unexpectedly ({type(error).__name__}); see its log.",
     )

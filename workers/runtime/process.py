@@ -89,7 +89,7 @@ class Child:
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def wait(self, seconds: float) -> bool:
-        """Wait up to `seconds` for the child to exit; keep its event pipe empty meanwhile. True when it did."""
+        """Whether the child exits within `seconds`; its event pipe is kept empty meanwhile."""
         deadline = time.monotonic() + seconds
         while not self.has_ended():
             if time.monotonic() >= deadline:

@@ -19,6 +19,8 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 64 * 1024 * 1024
 ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json"}
+TARGET_MODULES = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+"""The linear layers that engines are started with LoRA for (`--lora-target-modules`)."""
 PLAIN_INITS = {"true", "false", "gaussian", "eva", "orthogonal", "mica", "lora_ga"}
 """Ways of initialising LoRA that leave the base as it is; the others (PiSSA, OLoRA, CorDA, LoftQ) change it.
 """
@@ -123,6 +125,8 @@ def check_config(text: bytes, *, max_rank: int) -> None:
         raise VersionRefused(
             f"The adapter's rank is {str(rank)[:20]}; this pool serves ranks 1 to {max_rank}."
         )
+    if not _targets(config) <= TARGET_MODULES:
+        raise VersionRefused(f"The adapter changes other layers than {', '.join(sorted(TARGET_MODULES))}.")
     if any(patterns):
         raise VersionRefused(
             "The adapter uses ranks or alphas that differ by module; train it with one of each."
@@ -136,6 +140,12 @@ def check_config(text: bytes, *, max_rank: int) -> None:
         raise VersionRefused(
             "The adapter's init_lora_weights changes the base's own weights; it cannot be served."
         )
+
+
+def _targets(config: dict[str, object]) -> set[str]:
+    """Names of the layers the adapter changes; a pattern stands for itself, and so is no known one."""
+    targets = config.get("target_modules")
+    return {str(target) for target in targets} if isinstance(targets, list) else {str(targets)}
 
 
 def check_base(manifest: AdapterManifest, base: str, base_digest: Sha256) -> None:

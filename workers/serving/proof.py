@@ -46,8 +46,9 @@ def prove(
     )
     if not is_proven(proof):
         raise NotProven(
-            f"Under {name} this replica is {proof.adapter_distance:.3f} nats a token from the trainer's golden "
-            f"samples, its base {proof.base_distance:.3f}: it does not clearly apply the adapter. Restart the engine."
+            f"Under {name} this replica is {proof.adapter_distance:.3f} nats a token from the trainer's "
+            f"golden samples, and its base {proof.base_distance:.3f}: it does not clearly apply the adapter. "
+            "Restart the engine."
         )
     return proof
 

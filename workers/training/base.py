@@ -25,6 +25,8 @@ class Base:
 
     path: Path
     architecture: str
+    model_type: str
+    """As transformers names it: llama, qwen2 or qwen3."""
     parameters: int
     """Elements of all stored tensors; tied weights count once."""
     weight_bytes: int
@@ -44,7 +46,9 @@ class Base:
     def linear_targets(self) -> list[str]:
         """Names that LoRA may be put on, for messages."""
         inside = (tensor.split(".") for tensor in self.tensors if ".layers." in tensor)
-        return sorted({parts[-2] for parts in inside if parts[-1] == "weight" and parts[-2].endswith("_proj")})
+        return sorted(
+            {parts[-2] for parts in inside if parts[-1] == "weight" and parts[-2].endswith("_proj")}
+        )
 
 
 def open_base(path: Path) -> Base:
@@ -67,6 +71,7 @@ def open_base(path: Path) -> Base:
     return Base(
         path=path,
         architecture=architecture,
+        model_type=str(config.get("model_type", "")),
         parameters=sum(prod(shape) for shape in tensors.values()),
         weight_bytes=sum(file.stat().st_size for file in files),
         context_length=int(config.get("max_position_embeddings", 0)),
@@ -162,7 +167,9 @@ def _template(path: Path) -> str:
 
 def _config(path: Path) -> dict[str, Any]:
     if not path.is_dir():
-        raise TrainingError("no_base", f"There is no folder {path}. Give the folder that holds the base's weights.")
+        raise TrainingError(
+            "no_base", f"There is no folder {path}. Give the folder that holds the base's weights."
+        )
     if not (path / "config.json").is_file():
         raise TrainingError("no_base", f"The folder {path} has no config.json, so it is no base model.")
     return _json(path / "config.json")
@@ -197,7 +204,9 @@ def _tensor_shapes(file: Path) -> dict[str, list[int]]:
             header = json.loads(stream.read(size))
             return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
         except (ValueError, KeyError, AttributeError, TypeError):
-            raise TrainingError("damaged_base", f"{file} has a header that cannot be read. Copy it again.") from None
+            raise TrainingError(
+                "damaged_base", f"{file} has a header that cannot be read. Copy it again."
+            ) from None
 
 
 def _json(file: Path) -> dict[str, Any]:

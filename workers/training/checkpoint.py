@@ -12,7 +12,14 @@ import torch
 from workers.contract import Message, TrainSpec
 from workers.training.base import sha256_of
 from workers.training.errors import TrainingError
-from workers.training.files import fresh_folder, read_json, read_tensors, replace_folder, write_json, write_tensors
+from workers.training.files import (
+    fresh_folder,
+    read_json,
+    read_tensors,
+    replace_folder,
+    write_json,
+    write_tensors,
+)
 from workers.training.model import trainable
 
 KEEP = 2
@@ -39,7 +46,9 @@ class Progress:
     base_heldout_loss: float | None = None
 
 
-def save_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer, progress: Progress, identity: Identity) -> None:
+def save_checkpoint(
+    folder: Path, model: Any, optimizer: torch.optim.Optimizer, progress: Progress, identity: Identity
+) -> None:
     """Write `folder`/step-N whole, then drop the oldest beyond `KEEP`."""
     partial = fresh_folder(folder / ".partial")
     tensors, scalars = _optimizer_parts(optimizer)
@@ -60,7 +69,9 @@ def save_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer, 
         shutil.rmtree(old)
 
 
-def load_newest(folder: Path, model: Any, optimizer: torch.optim.Optimizer, identity: Identity) -> Progress | None:
+def load_newest(
+    folder: Path, model: Any, optimizer: torch.optim.Optimizer, identity: Identity
+) -> Progress | None:
     """Put the newest checkpoint into model, optimizer and random generators; None when there is no checkpoint.
 
     Raises TrainingError when it is damaged or belongs to another run; nothing has been changed then.
@@ -105,7 +116,9 @@ def _check_identity(checkpoint: Path, saved: Identity, current: Identity) -> Non
         return
     then, now = saved.spec.model_dump(), current.spec.model_dump()
     changed = [f"{name} {then[name]} -> {now[name]}" for name in now if then[name] != now[name]]
-    changed += [name for name in ("data_sha256", "base_digest") if getattr(saved, name) != getattr(current, name)]
+    changed += [
+        name for name in ("data_sha256", "base_digest") if getattr(saved, name) != getattr(current, name)
+    ]
     raise TrainingError(
         "checkpoint_mismatch",
         f"The checkpoint {checkpoint} belongs to another run; changed since: {', '.join(changed) or 'the samples'}. "
@@ -147,5 +160,3 @@ def _restore_rng(saved: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(saved["cpu"])
     if "cuda" in saved and torch.cuda.is_available():
         torch.cuda.set_rng_state(saved["cuda"])
-
-

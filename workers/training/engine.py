@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import math
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,14 @@ from workers.training.export import write_adapter
 from workers.training.golden import golden_samples
 from workers.training.loss import mean_loss, target_logprobs
 from workers.training.memory import peak_memory_bytes
-from workers.training.model import attach_lora, load_base, load_tokenizer, pick_device, prepare_torch, trainable
+from workers.training.model import (
+    attach_lora,
+    load_base,
+    load_tokenizer,
+    pick_device,
+    prepare_torch,
+    trainable,
+)
 from workers.training.plan import Step, learning_rate_at, make_plan, microbatches
 from workers.training.prepare import check_data, read_samples, write_excluded
 from workers.training.render import Renderer, Sample
@@ -52,8 +60,8 @@ def train(
 
     Beside it go losses.jsonl (a step a line), checkpoints/ and, when samples were left out, excluded.jsonl. With
     `resume` the newest checkpoint in `out` is gone on from. `should_stop` is asked after every step. Raises
-    TrainingError for whatever a person must read and Cancelled when `should_stop` says so; `out`/adapter is then
-    absent or as it was before.
+    TrainingError for whatever a person must read and Cancelled when `should_stop` says so; there is no `out`/adapter
+    then, except the one of an earlier run when this one was refused before it began.
     """
     begun = time.monotonic()
     with _plain_errors(spec):
@@ -66,7 +74,9 @@ def train(
         prepare_torch(spec.seed)
 
         on_event(TrainProgress(phase="tokenising", message="Turning the rows into tokens."))
-        samples = read_samples(data, eval_data, spec, Renderer(load_tokenizer(base), spec.think, spec.think_policy))
+        samples = read_samples(
+            data, eval_data, spec, Renderer(load_tokenizer(base), spec.think, spec.think_policy)
+        )
         write_excluded(out / "excluded.jsonl", samples)
         plan = make_plan([len(sample) for sample in samples.train], spec)
         on_event(TrainProgress(phase="tokenising", message=_counted(samples.train, samples.excluded)))
@@ -79,11 +89,17 @@ def train(
             range(len(samples.heldout)), [len(sample) for sample in samples.heldout], spec.micro_batch_tokens
         )
 
-        identity = Identity(spec=spec, data_sha256=data_sha256, base_digest=base_digest, plan_digest=plan.digest)
+        identity = Identity(
+            spec=spec, data_sha256=data_sha256, base_digest=base_digest, plan_digest=plan.digest
+        )
         checkpoints = out / "checkpoints"
         progress = load_newest(checkpoints, model, optimizer, identity) if resume else _start_anew(out)
         if progress is None:
-            on_event(TrainProgress(phase="loading", message="There is no checkpoint, so this starts from the beginning."))
+            on_event(
+                TrainProgress(
+                    phase="loading", message="There is no checkpoint, so this starts from the beginning."
+                )
+            )
             progress = _start_anew(out)
         if progress.step == 0 and samples.heldout:
             on_event(TrainProgress(phase="evaluating", message="Measuring the base on the held-out rows."))
@@ -97,10 +113,12 @@ def train(
                 rate = learning_rate_at(progress.step, total, spec)
                 with clock.running(sum(len(samples.train[index]) for batch in step for index in batch)):
                     loss, grad_norm = _take_step(model, optimizer, samples.train, step, rate, spec, device)
-                _check_loss(loss, grad_norm, [*progress.losses, loss], progress.step + 1)
                 progress.step += 1
                 progress.losses.append(loss)
-                progress.trained_tokens += sum(samples.train[index].trained_tokens for batch in step for index in batch)
+                _check_loss(progress, grad_norm)
+                progress.trained_tokens += sum(
+                    samples.train[index].trained_tokens for batch in step for index in batch
+                )
                 write_loss(progress.step, loss)
                 on_event(
                     TrainProgress(
@@ -124,7 +142,11 @@ def train(
 
         heldout_loss = None
         if samples.heldout:
-            on_event(TrainProgress(phase="evaluating", step=total, total_steps=total, message="Measuring the adapter."))
+            on_event(
+                TrainProgress(
+                    phase="evaluating", step=total, total_steps=total, message="Measuring the adapter."
+                )
+            )
             heldout_loss = mean_loss(model, samples.heldout, heldout_batches, device)
 
         on_event(TrainProgress(phase="saving", step=total, total_steps=total, message="Writing the adapter."))
@@ -195,24 +217,26 @@ def _optimizer(model: Any, spec: TrainSpec, device: torch.device) -> torch.optim
     return torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
 
 
-def _check_loss(loss: float, grad_norm: float, losses: list[float], step: int) -> None:
-    """Stop a run that has nothing left to learn from; the adapter before the last checkpoint is still good."""
+def _check_loss(progress: Progress, grad_norm: float) -> None:
+    """Stop a run that has nothing left to learn from; the last checkpoint before it is still good."""
+    first, last = progress.losses[0], progress.losses[-1]
     advice = "Lower learning_rate or raise warmup_ratio. Checkpoints written before this are still good."
-    if not math.isfinite(loss) or not math.isfinite(grad_norm):
-        raise TrainingError("not_a_number", f"The loss stopped being a number at step {step}. {advice}")
-    limit = max(losses[0] * DIVERGED_FACTOR, losses[0] + DIVERGED_NATS)
-    if len(losses) > DIVERGED_STEPS and min(losses[-DIVERGED_STEPS:]) > limit:
+    if not math.isfinite(last) or not math.isfinite(grad_norm):
         raise TrainingError(
-            "diverged", f"The loss rose from {losses[0]:.2f} to {loss:.2f} by step {step} and stays there. {advice}"
+            "not_a_number", f"The loss stopped being a number at step {progress.step}. {advice}"
+        )
+    recent = progress.losses[-DIVERGED_STEPS:]
+    if progress.step > DIVERGED_STEPS and min(recent) > max(first * DIVERGED_FACTOR, first + DIVERGED_NATS):
+        raise TrainingError(
+            "diverged",
+            f"The loss rose from {first:.2f} to {last:.2f} by step {progress.step} and stays there. {advice}",
         )
 
 
 def _start_anew(out: Path) -> Progress:
     """Leave nothing of an earlier run that could be taken for this one's."""
-    for file in (out / "checkpoints").glob("*/*"):
-        file.unlink()
-    for folder in (out / "checkpoints").glob("*"):
-        folder.rmdir()
+    for name in ("checkpoints", "adapter"):
+        shutil.rmtree(out / name, ignore_errors=True)
     return Progress()
 
 
@@ -269,7 +293,9 @@ def _plain_errors(spec: TrainSpec) -> Iterator[None]:
         if error.errno != errno.ENOSPC:
             raise
         raise TrainingError(
-            "disk_full", "The disk is full. Free some space and resume; nothing half-written was kept.", fault="platform"
+            "disk_full",
+            "The disk is full. Free some space and resume; nothing half-written was kept.",
+            fault="platform",
         ) from None
 
 

@@ -7,7 +7,14 @@ from typing import Any
 
 from peft import get_peft_model_state_dict
 
-from workers.contract import AdapterManifest, BaseReference, GoldenSample, ManifestFile, TrainResult, TrainSpec
+from workers.contract import (
+    AdapterManifest,
+    BaseReference,
+    GoldenSample,
+    ManifestFile,
+    TrainResult,
+    TrainSpec,
+)
 from workers.training.base import Base, sha256_of
 from workers.training.files import fresh_folder, replace_folder, write_bytes, write_json, write_tensors
 
@@ -51,7 +58,10 @@ def write_adapter(
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
 
 
 def _manifest_file(file: Path) -> ManifestFile:

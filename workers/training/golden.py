@@ -16,7 +16,9 @@ TARGET_TOKENS = 64
 
 
 @torch.no_grad()
-def golden_samples(model: Any, samples: Sequence[Sample], count: int, device: torch.device) -> list[GoldenSample]:
+def golden_samples(
+    model: Any, samples: Sequence[Sample], count: int, device: torch.device
+) -> list[GoldenSample]:
     """Those `count` of a few short candidates on which adapter and base differ most, per token."""
     if count == 0:
         return []
@@ -30,7 +32,9 @@ def golden_samples(model: Any, samples: Sequence[Sample], count: int, device: to
 
 def _whole_target(sample: Sample) -> Sample:
     """The start of the answer, with nothing masked: the engine gives log-probabilities for every token of it."""
-    return Sample(sample.row, sample.turn, sample.prompt_ids, sample.target_ids[:TARGET_TOKENS], trained_from=0)
+    return Sample(
+        sample.row, sample.turn, sample.prompt_ids, sample.target_ids[:TARGET_TOKENS], trained_from=0
+    )
 
 
 def _golden(model: Any, sample: Sample, device: torch.device) -> GoldenSample:

@@ -34,7 +34,9 @@ def target_logprobs(model: Any, samples: Sequence[Sample], device: torch.device)
 
 
 @torch.no_grad()
-def mean_loss(model: Any, samples: Sequence[Sample], batches: Sequence[Sequence[int]], device: torch.device) -> float:
+def mean_loss(
+    model: Any, samples: Sequence[Sample], batches: Sequence[Sequence[int]], device: torch.device
+) -> float:
     """Mean over the trained tokens of all `samples`, in nats; `batches` holds their indexes. Dropout is off."""
     model.eval()
     total = 0.0

@@ -30,7 +30,8 @@ def load_tokenizer(path: Path) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise TrainingError(
-            "slow_tokenizer", f"The base in {path} has no tokenizer.json. Add the fast tokenizer that belongs to it."
+            "slow_tokenizer",
+            f"The base in {path} has no tokenizer.json. Add the fast tokenizer that belongs to it.",
         )
     return tokenizer
 

@@ -40,7 +40,10 @@ def make_plan(lengths: Sequence[int], spec: TrainSpec) -> Plan:
     steps = math.ceil(wanted / spec.batch_size)
     if spec.max_steps:
         steps = min(steps, spec.max_steps)
-    cuts = (order[: wanted][start : start + spec.batch_size] for start in range(0, steps * spec.batch_size, spec.batch_size))
+    cuts = (
+        order[:wanted][start : start + spec.batch_size]
+        for start in range(0, steps * spec.batch_size, spec.batch_size)
+    )
     return Plan([microbatches(cut, lengths, spec.micro_batch_tokens) for cut in cuts])
 
 

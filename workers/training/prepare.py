@@ -73,7 +73,9 @@ def _digest(path: Path) -> str:
     try:
         return sha256_of(path)
     except OSError as error:
-        raise TrainingError("no_data", f"The file {path} cannot be read: {error.strerror}. Check the path.") from None
+        raise TrainingError(
+            "no_data", f"The file {path} cannot be read: {error.strerror}. Check the path."
+        ) from None
 
 
 def _rows(path: Path) -> list[Row]:
@@ -94,7 +96,9 @@ def _by_length(samples: Sequence[Sample], limit: int) -> tuple[list[Sample], lis
 
 def _check_share(rendered: Sequence[Sample], excluded: Sequence[Sample], spec: TrainSpec) -> None:
     if not rendered:
-        raise TrainingError("nothing_trainable", "After the held-out split no row is left to train on. Lower heldout_share.")
+        raise TrainingError(
+            "nothing_trainable", "After the held-out split no row is left to train on. Lower heldout_share."
+        )
     if len(excluded) > spec.max_excluded_share * len(rendered) or len(excluded) == len(rendered):
         longest = max(len(sample) for sample in excluded)
         raise TrainingError(

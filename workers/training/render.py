@@ -65,7 +65,9 @@ class Renderer:
         reasoning = target.get("reasoning_content", "") if self.policy != "no_think" else ""
         prompt = self.prompt(messages[:turn], thinks=bool(reasoning))
         block = self._think_block(reasoning, prompt)
-        encoded = self.tokenizer(block + target["content"], add_special_tokens=False, return_offsets_mapping=True)
+        encoded = self.tokenizer(
+            block + target["content"], add_special_tokens=False, return_offsets_mapping=True
+        )
         masked = len(block) if self.policy == "answer_only" else 0
         return Sample(
             row=row,
@@ -90,7 +92,9 @@ class Renderer:
         closing = self.inside + self.think.close + self.after
         if self.think.prompt_opens:
             # The answer starts inside the block that the prompt has opened, so it has to close it, empty or not.
-            return ("" if prompt.endswith(self.think.open + self.inside) else self.inside) + reasoning + closing
+            return (
+                ("" if prompt.endswith(self.think.open + self.inside) else self.inside) + reasoning + closing
+            )
         return self.think.open + self.inside + reasoning + closing if reasoning else ""
 
     def _as_history(self, message: ChatMessage) -> dict[str, str]:
@@ -114,20 +118,24 @@ class Renderer:
     def _find_end_token(self) -> int:
         """The token that the template writes after an answer; it is what the model must learn to say at the end."""
         shown = self._apply(
-            [{"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}], add_generation_prompt=False
+            [{"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}],
+            add_generation_prompt=False,
         )
         after = self.tokenizer(shown.rpartition(PROBE)[2], add_special_tokens=False)["input_ids"]
         special = set(self.tokenizer.all_special_ids)
         found = next((token for token in after if token in special), self.tokenizer.eos_token_id)
         if found is None:
             raise TrainingError(
-                "no_end_token", "This base's template and tokenizer name no end token, so no answer could ever end."
+                "no_end_token",
+                "This base's template and tokenizer name no end token, so no answer could ever end.",
             )
         return int(found)
 
     def _check_prompt_ending(self) -> None:
         """The think contract and the template must agree on who opens the block, or training would open it twice."""
-        opens = self.prompt([{"role": "user", "content": PROBE}], thinks=True).rstrip().endswith(self.think.open)
+        opens = (
+            self.prompt([{"role": "user", "content": PROBE}], thinks=True).rstrip().endswith(self.think.open)
+        )
         if opens != self.think.prompt_opens:
             does = "ends" if opens else "does not end"
             raise TrainingError(
@@ -154,7 +162,9 @@ def contract_of(template: str, model_type: str, tokenizer: Any) -> ThinkContract
     opens = prompt.rstrip().endswith("<think>")
     if "<｜Assistant｜>" in template:
         families = {"llama": "r1_llama", "qwen2": "r1_qwen", "qwen3": "r1_0528_qwen3"}
-        return ThinkContract.model_validate({"family": families.get(model_type, "r1_qwen"), "prompt_opens": opens})
+        return ThinkContract.model_validate(
+            {"family": families.get(model_type, "r1_qwen"), "prompt_opens": opens}
+        )
     if SYSTEM_SWITCH in template:
         return ThinkContract(family="nemotron", prompt_opens=opens, switch="system_prompt")
     if "enable_thinking" in template:

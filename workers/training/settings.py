@@ -7,16 +7,19 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from workers.contract import TrainSpec
+from workers.training.base import open_base
 from workers.training.errors import TrainingError
+from workers.training.model import load_tokenizer
+from workers.training.render import contract_of
 
 LISTS = frozenset({"target_modules"})
 OBJECTS = frozenset({"think"})
 
 
-def read_spec(file: Path | None, assignments: Sequence[str]) -> TrainSpec:
+def spec_for(base: Path, file: Path | None, assignments: Sequence[str]) -> TrainSpec:
     """The spec in `file`, changed by `name=value` assignments. Raises TrainingError for what does not fit.
 
-    Lists are written with commas; `think` as JSON.
+    Lists are written with commas; `think` as JSON. Without a think contract, the base's template says which it is.
     """
     values: dict[str, object] = _spec_file(file) if file is not None else {}
     for assignment in assignments:
@@ -25,9 +28,15 @@ def read_spec(file: Path | None, assignments: Sequence[str]) -> TrainSpec:
             raise TrainingError("bad_setting", f"--set {assignment} has no value. Write --set name=value.")
         values[name.strip()] = _value(name.strip(), text.strip())
     try:
-        return TrainSpec.model_validate(values)
+        spec = TrainSpec.model_validate(values)
     except ValidationError as error:
         raise TrainingError("bad_setting", _sentences(error)) from None
+    if "think" in values:
+        return spec
+    opened = open_base(base)
+    return spec.model_copy(
+        update={"think": contract_of(opened.template, opened.model_type, load_tokenizer(base))}
+    )
 
 
 def _spec_file(file: Path) -> dict[str, object]:
@@ -38,7 +47,9 @@ def _spec_file(file: Path) -> dict[str, object]:
     except ValueError as error:
         raise TrainingError("bad_spec_file", f"The file {file} is not JSON: {error}.") from None
     if not isinstance(found, dict):
-        raise TrainingError("bad_spec_file", f"The file {file} holds no JSON object. Write {{\"name\": value, ..}}.")
+        raise TrainingError(
+            "bad_spec_file", f'The file {file} holds no JSON object. Write {{"name": value, ..}}.'
+        )
     return found
 
 
@@ -61,5 +72,7 @@ def _sentences(error: ValidationError) -> str:
             known = ", ".join(sorted(TrainSpec.model_fields))
             found.append(f"There is no setting {name}. There are: {known}.")
         else:
-            found.append(f"{name} is {problem['input']!r:.60}: {problem['msg'][0].lower()}{problem['msg'][1:]}.")
+            found.append(
+                f"{name} is {problem['input']!r:.60}: {problem['msg'][0].lower()}{problem['msg'][1:]}."
+            )
     return " ".join(found)

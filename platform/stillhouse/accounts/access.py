@@ -54,7 +54,9 @@ def memberships_of(user: User | AnonymousUser) -> QuerySet[Membership]:
     """The workspaces a person belongs to, by name."""
     if not isinstance(user, User) or not user.is_active:
         return Membership.objects.none()
-    return Membership.objects.filter(user=user).select_related("user", "workspace").order_by("workspace__name")
+    return (
+        Membership.objects.filter(user=user).select_related("user", "workspace").order_by("workspace__name")
+    )
 
 
 def membership_for(user: User | AnonymousUser, slug: str) -> Membership:

@@ -27,9 +27,17 @@ def create_workspace(*, name: str, slug: str, by: User | None = None) -> Workspa
             place="slug",
             next_step="Use lower-case letters, digits and dashes.",
         ) from error
-    workspace, made = Workspace.objects.get_or_create(slug=slug, defaults={"name": clean_name(name, what="workspace name")})
+    workspace, made = Workspace.objects.get_or_create(
+        slug=slug, defaults={"name": clean_name(name, what="workspace name")}
+    )
     if made:
-        record(workspace=workspace, by=by, action="workspace.created", object_id=workspace.pk, object_name=workspace.name)
+        record(
+            workspace=workspace,
+            by=by,
+            action="workspace.created",
+            object_id=workspace.pk,
+            object_name=workspace.name,
+        )
     return workspace
 
 
@@ -46,8 +54,12 @@ def add_member(
     user = User.objects.filter(email=address).first()
     if user is None:
         _check_password(password)
-        user = User.objects.create_user(address, password, name=clean_name(name or address, what="person's name"))
-    membership, made = Membership.objects.get_or_create(user=user, workspace=workspace, defaults={"role": known_role})
+        user = User.objects.create_user(
+            address, password, name=clean_name(name or address, what="person's name")
+        )
+    membership, made = Membership.objects.get_or_create(
+        user=user, workspace=workspace, defaults={"role": known_role}
+    )
     if not made and membership.role == known_role:
         return membership
     membership.role = known_role
@@ -116,7 +128,10 @@ def _checked_email(email: str) -> str:
         validate_email(address)
     except ValidationError as error:
         raise UserError(
-            "bad_email", f"{address[:80]!r} is not an e-mail address.", place="email", next_step="Write name@host."
+            "bad_email",
+            f"{address[:80]!r} is not an e-mail address.",
+            place="email",
+            next_step="Write name@host.",
         ) from error
     return address
 

@@ -35,7 +35,7 @@ def digest_of(secret: str) -> str:
 
 
 def looks_valid(secret: str) -> bool:
-    """Whether the form and the checksum are right: a typing error is told apart without asking the database."""
+    """Whether the form and the checksum are right: a typing error is caught without asking the database."""
     return (
         len(secret) == _LENGTH
         and secret.isascii()

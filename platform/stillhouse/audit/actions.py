@@ -25,8 +25,9 @@ def record(
 ) -> AuditEvent:
     """Append one event, inside the caller's transaction: what is rolled back was never recorded.
 
-    `by` is None when the platform itself acted. `details` is small JSON without secrets, prompts or dataset text.
-    Appends to one workspace's chain wait for each other until the transaction ends, so that no two share a place.
+    `by` is None when the platform itself acted. `details` is small JSON without secrets, prompts or dataset
+    text. Appends to one workspace's chain wait for each other until the transaction ends, so that no two
+    share a place.
     """
     if not connection.in_atomic_block:
         raise RuntimeError("record() belongs inside the transaction of the change it records")

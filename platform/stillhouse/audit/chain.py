@@ -13,7 +13,7 @@ GENESIS = "0" * 64
 
 
 def plain(details: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Details as JSON that reads back exactly as written: Postgres may rewrite a float, so floats become text."""
+    """Details as JSON that reads back as written: Postgres may rewrite a float, so floats become text."""
     text = json.dumps(dict(details or {}), default=str)
     return cast(dict[str, Any], json.loads(text, parse_float=str, parse_constant=str))
 

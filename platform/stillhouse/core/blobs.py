@@ -1,13 +1,13 @@
 """Bytes in object storage, addressed by their sha256 and never overwritten.
 
-Everything that workers or browsers send lands under `staging/`; `keep` hashes it on this side, copies it to its
-content address and removes the staging object. Only content addresses are ever recorded in the database.
+Everything that workers or browsers send lands under `staging/`; `keep` hashes it on this side, copies it to
+its content address and removes the staging object. Only content addresses are ever recorded in the database.
 """
 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from io import BytesIO
 from urllib.parse import urlsplit
@@ -21,11 +21,14 @@ from minio.error import S3Error
 
 from stillhouse.core.errors import UserError
 
+STAGING = "staging/"
 CHUNK = 1024 * 1024
 URL_LIFE = timedelta(hours=6)
 CONNECT_SECONDS, READ_SECONDS = 5, 60
 _MISSING = ("NoSuchKey", "NoSuchObject", "NotFound")
-MAX_SINGLE_COPY = 5 * 1024**3  # S3's limit of one CopyObject; above it, the parts are copied one by one
+COPY_PIECE = (
+    512 * 1024**2
+)  # one request copies this much at most (S3 allows 5 GiB): a piece must end within READ_SECONDS
 
 
 @dataclass(frozen=True)
@@ -121,10 +124,17 @@ def put(data: bytes) -> Blob:
 
 
 def keep(staging_key: str, *, expected_sha256: str | None = None) -> Blob:
-    """Hash a staging object and move it to its content address; raises UserError when the bytes are not the expected.
+    """`adopt` a staging object, then remove it: for uploads whose digest is known beforehand."""
+    blob = adopt(staging_key, expected_sha256=expected_sha256)
+    discard(staging_key)
+    return blob
 
-    Safe to call again after a failure half-way: the copy comes before the removal, and a second copy writes the
-    same bytes. When the staging object is gone but the expected blob is there, an earlier call finished the work.
+
+def adopt(staging_key: str, *, expected_sha256: str | None = None) -> Blob:
+    """Hash a staging object and copy it to its content address; UserError when the digest is not as expected.
+
+    Safe to call again after a failure half-way: a second copy writes the same bytes, and when the staging
+    object is gone but the expected blob is there, an earlier call finished the work.
     """
     try:
         blob = _digest(staging_key)
@@ -134,7 +144,9 @@ def keep(staging_key: str, *, expected_sha256: str | None = None) -> Blob:
         if expected_sha256 and exists(expected_sha256):
             stat = store().stat_object(settings.S3_BUCKET, blob_key(expected_sha256))
             return Blob(expected_sha256, stat.size or 0)
-        raise UserError("upload_missing", "The uploaded file is not in the store.", next_step="Upload it again.") from error
+        raise UserError(
+            "upload_missing", "The uploaded file is not in the store.", next_step="Upload it again."
+        ) from error
     if expected_sha256 and blob.sha256 != expected_sha256:
         raise UserError(
             "digest_mismatch",
@@ -144,7 +156,6 @@ def keep(staging_key: str, *, expected_sha256: str | None = None) -> Blob:
         )
     if not exists(blob.sha256):
         _copy(staging_key, blob)
-    store().remove_object(settings.S3_BUCKET, staging_key)
     return blob
 
 
@@ -157,16 +168,23 @@ def _digest(key: str) -> Blob:
 
 
 def _copy(staging_key: str, blob: Blob) -> None:
-    source = CopySource(settings.S3_BUCKET, staging_key)
-    if blob.size <= MAX_SINGLE_COPY:
-        store().copy_object(settings.S3_BUCKET, blob.key, source)
-    else:
-        store().compose_object(settings.S3_BUCKET, blob.key, [ComposeSource(settings.S3_BUCKET, staging_key)])
+    """Copy inside the store; a large object goes piece by piece and appears when all are there."""
+    bucket = settings.S3_BUCKET
+    if blob.size <= COPY_PIECE:
+        store().copy_object(bucket, blob.key, CopySource(bucket, staging_key))
+        return
+    pieces = [
+        ComposeSource(bucket, staging_key, offset=start, length=min(COPY_PIECE, blob.size - start))
+        for start in range(0, blob.size, COPY_PIECE)
+    ]
+    store().compose_object(bucket, blob.key, pieces)
 
 
 def start_multipart(staging_key: str) -> str:
     """Begin a multipart upload; returns its upload id."""
-    return store()._create_multipart_upload(settings.S3_BUCKET, staging_key, {"Content-Type": "application/octet-stream"})
+    return store()._create_multipart_upload(
+        settings.S3_BUCKET, staging_key, {"Content-Type": "application/octet-stream"}
+    )
 
 
 def part_url(staging_key: str, upload_id: str, part_number: int) -> str:
@@ -189,7 +207,9 @@ def arrived_parts(staging_key: str, upload_id: str) -> list[Part]:
     marker: str | None = None
     while True:
         try:
-            answer = store()._list_parts(settings.S3_BUCKET, staging_key, upload_id, part_number_marker=marker)
+            answer = store()._list_parts(
+                settings.S3_BUCKET, staging_key, upload_id, part_number_marker=marker
+            )
         except S3Error as error:
             if error.code == "NoSuchUpload":
                 raise _upload_gone() from error
@@ -227,6 +247,24 @@ def staged_size(staging_key: str) -> int | None:
         if error.code in _MISSING:
             return None
         raise
+
+
+def sweep_staging(older_than: timedelta) -> int:
+    """Remove what attempts and browsers left under `staging/`; returns how many objects and uploads."""
+    limit = datetime.now(UTC) - older_than
+    objects = store().list_objects(settings.S3_BUCKET, prefix=STAGING, recursive=True)
+    keys = [item.object_name for item in objects if item.object_name and _before(item.last_modified, limit)]
+    for key in keys:
+        discard(key)
+    uploads = store()._list_multipart_uploads(settings.S3_BUCKET, prefix=STAGING).uploads
+    unfinished = [upload for upload in uploads if _before(upload.initiated_time, limit)]
+    for upload in unfinished:
+        abort_multipart(upload.object_name, upload.upload_id or "")
+    return len(keys) + len(unfinished)
+
+
+def _before(moment: datetime | None, limit: datetime) -> bool:
+    return moment is not None and moment < limit
 
 
 def _upload_gone() -> UserError:

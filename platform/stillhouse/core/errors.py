@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class UserError(Exception):
     """Something the person who asked can mend. Shown to them as it is.
 
-    `code` is stable snake_case; `message` says what happened with the offending value; `place` names the field,
-    row or setting; `next_step` says what to do.
+    `code` is stable snake_case; `message` says what happened with the offending value; `place` names the
+    field, row or setting; `next_step` says what to do.
     """
 
     code: str

@@ -20,7 +20,8 @@ def _encode(number: int, width: int) -> str:
 
 def new_id(prefix: str) -> str:
     """A new identifier such as `run_1m3k2v9qk7t0x5h8d2w4nb6ye`; ids of one kind sort by time of creation."""
-    return f"{prefix}_{_encode(time.time_ns() // 1_000_000, _TIME_CHARS)}{_encode(secrets.randbits(65), _RANDOM_CHARS)}"
+    milliseconds = time.time_ns() // 1_000_000
+    return f"{prefix}_{_encode(milliseconds, _TIME_CHARS)}{_encode(secrets.randbits(65), _RANDOM_CHARS)}"
 
 
 class IdField(models.CharField):  # type: ignore[type-arg]
@@ -41,5 +42,3 @@ class IdField(models.CharField):  # type: ignore[type-arg]
         name, path, args, options = super().deconstruct()
         options.pop("default", None)
         return name, path, list(args), {**options, "prefix": self.prefix}
-
-

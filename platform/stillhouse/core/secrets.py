@@ -1,4 +1,4 @@
-"""Keys for one purpose each, derived from SECRET_KEY, and digests of secrets that are never stored themselves."""
+"""Keys for one purpose each, derived from SECRET_KEY, and digests of secrets that are not stored."""
 
 import hashlib
 import hmac

@@ -8,10 +8,12 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def clean_name(text: str, *, what: str, limit: int = 120) -> str:
-    """A name that people gave, trimmed; raises UserError `bad_name` for one that could not be shown or filed safely."""
+    """A name that people gave, trimmed; UserError `bad_name` for one that cannot be shown or filed safely."""
     name = unicodedata.normalize("NFC", text).strip()
     if not name:
-        raise UserError("bad_name", f"The {what} is empty.", place="name", next_step=f"Give the {what} a name.")
+        raise UserError(
+            "bad_name", f"The {what} is empty.", place="name", next_step=f"Give the {what} a name."
+        )
     if len(name) > limit:
         raise UserError(
             "bad_name",
@@ -40,7 +42,11 @@ def storable(text: str) -> str:
     """The text without what Postgres refuses in text and JSON: NUL and lone surrogates become U+FFFD."""
     if "\0" in text:
         text = text.replace("\0", REPLACEMENT)
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") if not _encodable(text) else text
+    return (
+        text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        if not _encodable(text)
+        else text
+    )
 
 
 def storable_json(value: object) -> object:

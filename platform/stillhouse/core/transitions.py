@@ -8,11 +8,14 @@ from django.db.models import Model
 Table = Mapping[str, frozenset[str]]
 
 
-def transition(instance: Model, table: Table, to: str, /, *, where: Mapping[str, Any] | None = None, **changes: Any) -> bool:
+def transition(
+    instance: Model, table: Table, to: str, /, *, where: Mapping[str, Any] | None = None, **changes: Any
+) -> bool:
     """Move `instance.state` to `to` if the row is, now, in a state that `table` allows it from.
 
-    Returns whether this call made the change: of several callers racing exactly one gets True. `where` narrows the
-    row further (a fencing token, say); `changes` are written in the same UPDATE. On success the instance is refreshed.
+    Returns whether this call made the change: of several callers racing exactly one gets True. `where`
+    narrows the row further (a fencing token, say); `changes` are written in the same UPDATE. On success the
+    instance is refreshed.
     """
     sources = [state for state, targets in table.items() if to in targets]
     if not sources:

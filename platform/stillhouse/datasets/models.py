@@ -44,9 +44,14 @@ class Upload(models.Model):
     def staging_key(self) -> str:
         return f"staging/uploads/{self.id}"
 
+    @property
+    def part_count(self) -> int:
+        """How many parts the file is sent in, numbered from 1."""
+        return -(-self.size // self.part_size)
+
 
 class DatasetVersion(models.Model):
-    """Immutable content. What its check found is a DatasetReport; whether the check runs is its Job's state."""
+    """Immutable content. Its check's state is its Job's; what the check found is a DatasetReport."""
 
     id = IdField("dv")
     dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="versions")
@@ -62,7 +67,9 @@ class DatasetVersion(models.Model):
 
     class Meta:
         ordering: ClassVar = ["dataset", "number"]
-        constraints: ClassVar = [models.UniqueConstraint(fields=["dataset", "number"], name="dataset_version_number_unique")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["dataset", "number"], name="dataset_version_number_unique")
+        ]
 
     def __str__(self) -> str:
         return f"{self.dataset.name} v{self.number}"

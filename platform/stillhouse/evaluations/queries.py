@@ -11,9 +11,9 @@ from stillhouse.adapters.models import AdapterVersion
 from stillhouse.core.errors import NotFound, UserError
 from stillhouse.evaluations.models import EvaluatedRow, Evaluation, EvaluationResult
 
-Show = Literal["all", "changed", "improved", "regressed", "wrong"]
-"""Which rows: those where exactness changed between base and adapter, got better, got worse, or where the
-adapter is not exact."""
+Show = Literal["all", "changed", "improved", "regressed", "wrong", "both_wrong"]
+"""Which rows: those where exactness changed between base and adapter, got better, got worse, where the adapter
+is not exact, or where neither is."""
 
 FILTERS: Mapping[Show, Q] = {
     "all": Q(),
@@ -21,6 +21,7 @@ FILTERS: Mapping[Show, Q] = {
     "improved": Q(base_exact=False, adapter_exact=True),
     "regressed": Q(base_exact=True, adapter_exact=False),
     "wrong": Q(adapter_exact=False),
+    "both_wrong": Q(base_exact=False, adapter_exact=False),
 }
 
 

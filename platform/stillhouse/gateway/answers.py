@@ -1,4 +1,4 @@
-"""The engine's answers on their way to the app: reasoning split from content, the model's immutable name, tokens counted."""
+"""The engine's answers on their way to the app: reasoning split off, tokens counted, the version named."""
 
 import json
 from collections.abc import Iterable
@@ -157,9 +157,9 @@ class StreamedAnswer(Answer):
         if "error" in event:
             self.ended = True
             status = event["error"].get("code") if isinstance(event["error"], dict) else None
-            error = engine_error(status if isinstance(status, int) else 500, data)
-            self._record.code = error.code
-            return error.payload()
+            failure = engine_error(status if isinstance(status, int) else 500, data)
+            self._record.code = failure.code
+            return failure.payload()
         event["model"] = self._target.name
         choices = event.get("choices") or []
         usage = event.pop("usage", None)
@@ -177,7 +177,7 @@ class StreamedAnswer(Answer):
         return event
 
     def _count_so_far(self, choices: list[dict[str, Any]], usage: Any) -> None:
-        """Tokens up to this chunk. The engine counts each choice for itself until the sum in the last chunk."""
+        """Tokens up to this chunk: the engine counts each choice by itself, and all in the last chunk."""
         if isinstance(usage, dict):
             self._tokens[choices[0].get("index", 0)] = usage.get("completion_tokens") or 0
             self._count({**usage, "completion_tokens": sum(self._tokens.values())})

@@ -7,8 +7,12 @@ from stillhouse.accounts.keys import digest_of, looks_valid
 from stillhouse.gateway.errors import ApiError
 from stillhouse.gateway.snapshot import Snapshot
 
-_MAX_TOKEN_CHARS = 4096 _MISSING = "Send your API key in the header `Authorization: Bearer sk-sh-...`; keys
-are made on the page Keys of your workspace." _WRONG = (
+_MAX_TOKEN_CHARS = 4096
+_MISSING = (
+    "Send your API key in the header `Authorization: Bearer sk-sh-...`; "
+    "keys are made on the page Keys of your workspace."
+)
+_WRONG = (
     "This API key is not right, was revoked, or has expired. Check for a missing character, "
     "or ask for a new key on the page Keys of your workspace."
 )

@@ -22,9 +22,9 @@ class GatewayConfig:
     connect_seconds: float = 5.0
     """To open a connection to an engine."""
     silence_seconds: float = 600.0
-    """Longest time an engine may stay silent: an answer that does not stream says nothing until it is whole."""
+    """How long an engine may stay silent: an answer that does not stream says nothing until it is whole."""
     keep_alive_seconds: float = 4.0
-    """Idle connections to engines. Below the 5 s after which vLLM's server closes them, so that none is closed under us."""
+    """Of idle connections to engines. vLLM's server closes them after 5 s; we have to be first."""
     max_engine_connections: int = 1024
     ledger_rows: int = 20_000
     """Usage records that may wait in memory while Postgres is away."""

@@ -50,7 +50,8 @@ def too_large(max_body_bytes: int) -> ApiError:
     return ApiError(
         413,
         "request_too_large",
-        f"The body is larger than {max_body_bytes // 1024} KiB, the most this gateway takes. Send a shorter conversation.",
+        f"The body is larger than {max_body_bytes // 1024} KiB, the most this gateway takes. "
+        "Send a shorter conversation.",
     )
 
 

@@ -17,7 +17,7 @@ _TYPES = {
 
 @dataclass
 class ApiError(Exception):
-    """An answer that is no answer. `message` says what happened and what to do next; it never repeats a prompt."""
+    """An answer that is no answer. `message` says what happened and what to do; it never repeats a prompt."""
 
     status: int
     code: str

@@ -1,4 +1,4 @@
-"""The gateway's link to Postgres: keeps the snapshot fresh, writes the ledger, and survives Postgres going away."""
+"""The gateway's link to Postgres: keeps the snapshot fresh, writes the ledger, outlives an outage."""
 
 import asyncio
 import logging
@@ -8,13 +8,14 @@ from time import monotonic
 
 import psycopg
 
+from stillhouse.core.notify import GATEWAY
 from stillhouse.gateway.config import GatewayConfig
 from stillhouse.gateway.snapshot import Connection, Snapshot, read_snapshot
 from stillhouse.gateway.usage import Ledger
 
 logger = logging.getLogger(__name__)
 
-CHANNEL = "stillhouse_gateway"
+
 _MISS_SECONDS = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 _GATHER_SECONDS = 0.01  # a burst of notifications is one read
@@ -37,7 +38,7 @@ class DatabaseLink:
         self.connected = False
 
     async def start(self) -> None:
-        """Begin to follow; waits a moment for the first snapshot, but starts without it where Postgres is away."""
+        """Begin to follow. Waits a moment for the first snapshot, and starts without it if need be."""
         self._next_read = asyncio.get_running_loop().create_future()
         self._tasks = [
             asyncio.create_task(self._forever("reading", self._follow)),
@@ -110,7 +111,7 @@ class DatabaseLink:
         )
 
     async def _listen(self, connection: Connection) -> None:
-        await connection.execute(f"LISTEN {CHANNEL}")
+        await connection.execute(f"LISTEN {GATEWAY}")
         self._notice()  # whatever was said before we listened
         async for _ in connection.notifies():
             self._notice()
@@ -143,7 +144,7 @@ class DatabaseLink:
                 waiting.set_result(None)
 
     async def _wait(self) -> None:
-        """Until the next read is due: after a notification at once, after a miss at most once a second, else by the clock."""
+        """Until the next read is due: at once after a notification, once a second for misses, or in time."""
         deadline = monotonic() + self._config.read_seconds
         missed = False
         await asyncio.sleep(_GATHER_SECONDS)

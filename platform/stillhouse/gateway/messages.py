@@ -69,7 +69,8 @@ def _check_part(place: str, part: Any) -> None:
         raise ApiError(
             400,
             "media_not_supported",
-            f"`{place}` is a part of type {kind}. Only text is served here, and nothing is fetched from URLs. Remove the part.",
+            f"`{place}` is a part of type {kind}. Only text is served here, "
+            "and nothing is fetched from URLs. Remove the part.",
             param=place,
         )
     raise invalid(place, f'`{place}` must be {{"type": "text", "text": ...}}.')

@@ -48,8 +48,9 @@ class InferenceRequest:
             return json.dumps(self.body, ensure_ascii=False, separators=(",", ":")).encode()
         except UnicodeEncodeError as error:
             raise invalid(
-                None, "The request has half a surrogate pair (\\ud800 to \\udfff) in a string: it is not
-                Unicode text.", code="invalid_unicode",
+                None,
+                "A text has half a surrogate pair (\\ud800 to \\udfff): it is not Unicode.",
+                code="invalid_unicode",
             ) from error
 
 
@@ -292,22 +293,37 @@ _TEMPLATE = "The chat template belongs to the base and is the one its adapters w
 _ADMIN = "It steers the engine, not the answer."
 _GUIDED = "Engines ignore it without a word; use `response_format` with a JSON schema."
 _MEDIA = "Only text is served here."
+_TOOLS = "Use `tools` and `tool_choice`."
 _REFUSED = {
-    **dict.fromkeys(
-        ("chat_template", "chat_template_kwargs", "add_generation_prompt", "continue_final_message",
-        "add_special_tokens",
-         "documents"), _TEMPLATE,
-    ),
-    **dict.fromkeys(
-        ("priority", "request_id", "session_id", "cache_salt", "kv_transfer_params", "ec_transfer_params",
-        "vllm_xargs",
-         "prompt_logprobs", "prompt_embeds", "stream_interval", "lora_request", "truncate_prompt_tokens"),
-         _ADMIN,
-    ),
-    **dict.fromkeys(
-        ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_decoding_backend",
-         "guided_whitespace_pattern"), _GUIDED,
-    ), **dict.fromkeys(("audio", "prediction", "web_search_options", "media_io_kwargs",
-    "mm_processor_kwargs"), _MEDIA), **dict.fromkeys(("functions", "function_call"), "Use `tools` and
-    `tool_choice`."),
-}  # fmt: skip
+    "add_generation_prompt": _TEMPLATE,
+    "add_special_tokens": _TEMPLATE,
+    "chat_template": _TEMPLATE,
+    "chat_template_kwargs": _TEMPLATE,
+    "continue_final_message": _TEMPLATE,
+    "documents": _TEMPLATE,
+    "cache_salt": _ADMIN,
+    "ec_transfer_params": _ADMIN,
+    "kv_transfer_params": _ADMIN,
+    "lora_request": _ADMIN,
+    "priority": _ADMIN,
+    "prompt_embeds": _ADMIN,
+    "prompt_logprobs": _ADMIN,
+    "request_id": _ADMIN,
+    "session_id": _ADMIN,
+    "stream_interval": _ADMIN,
+    "truncate_prompt_tokens": _ADMIN,
+    "vllm_xargs": _ADMIN,
+    "guided_choice": _GUIDED,
+    "guided_decoding_backend": _GUIDED,
+    "guided_grammar": _GUIDED,
+    "guided_json": _GUIDED,
+    "guided_regex": _GUIDED,
+    "guided_whitespace_pattern": _GUIDED,
+    "audio": _MEDIA,
+    "media_io_kwargs": _MEDIA,
+    "mm_processor_kwargs": _MEDIA,
+    "prediction": _MEDIA,
+    "web_search_options": _MEDIA,
+    "function_call": _TOOLS,
+    "functions": _TOOLS,
+}

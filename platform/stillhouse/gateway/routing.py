@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from stillhouse.gateway.auth import Caller
-from stillhouse.gateway.errors import ApiError
+from stillhouse.gateway.errors import ApiError, invalid
 from stillhouse.gateway.snapshot import Base, Replica, Snapshot, Version
 from workers.contract import ThinkContract
 
@@ -18,22 +18,18 @@ class Target:
     """What answers a request."""
 
     name: str
-    """Immutable name of the version, or id of the base: what the engine is asked for and the answer's `model` says."""
+    """Immutable name of the version, or id of the base: what the engine is asked for and the answer names."""
     think: ThinkContract
     replicas: tuple[Replica, ...]
 
 
 def check_name(name: object) -> str:
-    """The model's name as a string that may be looked up, logged and recorded; ApiError 400 for anything else."""
+    """The model's name, safe to look up, log and record; ApiError 400 for anything else."""
     if not isinstance(name, str) or not name:
-        raise ApiError(
-            400, "missing_required_parameter", "Send `model`: the alias your app uses.", param="model"
-        )
+        raise invalid("model", "Send `model`: the alias your app uses.", code="missing_required_parameter")
     if len(name) > _MAX_NAME_CHARS or not _NAME.fullmatch(name):
-        raise ApiError(
-            400, "invalid_model_name", "The field `model` is not a name: use letters, digits, dots, dashes and
-            underscores, as in the list of /v1/models.", param="model",
-        )
+        message = "`model` is not a name. GET /v1/models lists the names."
+        raise invalid("model", message, code="invalid_model_name")
     return name
 
 
@@ -101,7 +97,8 @@ def _not_ready(name: str, *, failed: bool) -> ApiError:
         return ApiError(
             503,
             "model_unavailable",
-            f"The engine could not load `{name}`. The page of the version says why; publish another version meanwhile.",
+            f"The engine could not load `{name}`. The page of the version says why; "
+            "publish another version meanwhile.",
             param="model",
         )
     return ApiError(

@@ -87,7 +87,8 @@ _KEYS = "SELECT digest, id, workspace_id FROM accounts_apikey WHERE revoked_at I
 _WORKSPACES = "SELECT id, slug FROM accounts_workspace"
 _REPLICAS = f"""
     SELECT replica.id, replica.url, replica.reported_at < now() - interval '{_STALE_SECONDS} seconds',
-    pool.base_id FROM serving_replica AS replica JOIN serving_pool AS pool ON pool.name = replica.pool_id
+           pool.base_id
+    FROM serving_replica AS replica JOIN serving_pool AS pool ON pool.name = replica.pool_id
     WHERE replica.healthy"""
 _HOLDINGS = "SELECT version_id, replica_id, state FROM serving_holding WHERE state <> 'loading'"
 _BASES = """
@@ -102,8 +103,9 @@ _VERSIONS = """
 _ALIASES = """
     SELECT DISTINCT ON (alias.id) alias.workspace_id, alias.name, publication.version_id,
            extract(epoch FROM publication.created_at)::bigint
-    FROM publishing_alias AS alias JOIN publishing_publication AS publication ON publication.alias_id =
-    alias.id ORDER BY alias.id, publication.sequence DESC"""
+    FROM publishing_alias AS alias
+    JOIN publishing_publication AS publication ON publication.alias_id = alias.id
+    ORDER BY alias.id, publication.sequence DESC"""
 
 
 async def read_snapshot(connection: Connection) -> Snapshot:
@@ -133,7 +135,7 @@ async def read_snapshot(connection: Connection) -> Snapshot:
 
 
 async def _rows(connection: Connection, query: str) -> list[Any]:
-    cursor = await connection.execute(query)  # type: ignore[arg-type]  # the constants above, nothing of a caller's
+    cursor = await connection.execute(query)
     return await cursor.fetchall()
 
 

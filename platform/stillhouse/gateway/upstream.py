@@ -1,4 +1,4 @@
-"""The engines: one bounded pool of connections, the least busy replica first, another one when it cannot be reached."""
+"""The engines: one bounded pool of connections, the least busy replica first, another when it is away."""
 
 import logging
 from collections import Counter

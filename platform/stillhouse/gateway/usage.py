@@ -73,7 +73,7 @@ class Record:
 
 
 class Ledger:
-    """Records on their way to Postgres. Bounded: when Postgres stays away too long, the oldest are given up."""
+    """Records on their way to Postgres. Bounded: when it stays away for long, the oldest are given up."""
 
     def __init__(self, limit: int) -> None:
         self._waiting: deque[Record] = deque()
@@ -92,7 +92,7 @@ class Ledger:
                 logger.error("usage records lost: %d, because Postgres does not take them", self.lost)
 
     async def flush(self, connection: Connection) -> None:
-        """Write everything that waits. A record leaves the queue once it is committed; writing it twice is harmless."""
+        """Write everything that waits. A record leaves the queue once committed; twice is harmless."""
         while self._waiting:
             batch = list(islice(self._waiting, _BATCH))
             await self._write(connection, batch)

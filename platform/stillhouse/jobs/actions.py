@@ -36,6 +36,7 @@ from stillhouse.jobs.models import (
 from stillhouse.jobs.tokens import digest_of, new_token
 from workers.contract import JobFailure, MetricPoint, ReportRequest
 
+FINISH_LIMIT = timedelta(minutes=30)
 Action = Literal["continue", "checkpoint", "cancel"]
 
 
@@ -49,9 +50,15 @@ class Claimed:
 
 @transaction.atomic
 def queue_job(
-    *, workspace: Workspace, kind: Kind | str, queue: str, subject: str, spec: Mapping[str, Any], by: User | None
+    *,
+    workspace: Workspace,
+    kind: Kind | str,
+    queue: str,
+    subject: str,
+    spec: Mapping[str, Any],
+    by: User | None,
 ) -> Job:
-    """Write a job and its doorbell: either both are committed with the caller's transaction, or neither is."""
+    """Write a job and its doorbell: the caller's transaction commits both or neither."""
     job = Job.objects.create(
         workspace=workspace, kind=kind, queue=queue, subject=subject, spec=dict(spec), created_by=by
     )
@@ -68,7 +75,7 @@ def ring_later(job: Job) -> None:
 
 @transaction.atomic
 def claim_job(*, job_id: str, worker: str) -> Claimed:
-    """Take a queued job for a worker: of any number of callers exactly one gets it, the others are Refused."""
+    """Take a queued job for a worker: of many callers exactly one gets it, the others are Refused."""
     job = Job.objects.filter(pk=job_id).first()
     if job is None:
         raise Refused("unknown_job", f"There is no job {job_id}.")
@@ -95,7 +102,7 @@ def claim_job(*, job_id: str, worker: str) -> Claimed:
 
 @transaction.atomic
 def report_job(*, job_id: str, token: str, report: ReportRequest) -> Action:
-    """Store progress, renew the lease, and say whether to go on. Refused `stale_token` for any but the current attempt."""
+    """Store progress, renew the lease, say whether to go on; `stale_token` for any but the current attempt."""
     held = Job.objects.filter(pk=job_id, state=RUNNING, token_digest=digest_of(token))
     updated = held.update(
         lease_until=_lease_end(),
@@ -104,7 +111,9 @@ def report_job(*, job_id: str, token: str, report: ReportRequest) -> Action:
         message=storable(report.message),
         step=min(report.step, _INTEGER_MAX),
         total_steps=min(report.total_steps, _INTEGER_MAX),
-        eta_seconds=report.eta_seconds if report.eta_seconds is not None and math.isfinite(report.eta_seconds) else None,
+        eta_seconds=report.eta_seconds
+        if report.eta_seconds is not None and math.isfinite(report.eta_seconds)
+        else None,
         log_tail=storable(report.log_tail),
     )
     if not updated:
@@ -123,8 +132,18 @@ def check_token(*, job_id: str, token: str) -> Job:
     return job
 
 
+def hold_for_finish(*, job_id: str, token: str) -> Job:
+    """`check_token`, with the lease long enough for us to hash what the worker uploaded."""
+    renewed = Job.objects.filter(pk=job_id, state=RUNNING, token_digest=digest_of(token)).update(
+        lease_until=Now() + FINISH_LIMIT
+    )
+    if not renewed:
+        raise _stale(job_id)
+    return check_token(job_id=job_id, token=token)
+
+
 def already_finished(*, job_id: str, token: str) -> bool:
-    """Whether the attempt with this token has ended by its own word: its finish came before, and comes again."""
+    """Whether the attempt with this token ended by its own word: its finish now comes again."""
     return Job.objects.filter(pk=job_id, token_digest=digest_of(token)).exclude(state=RUNNING).exists()
 
 
@@ -139,8 +158,9 @@ def finish_job(
 ) -> bool:
     """End an attempt: success (`apply` writes what it means, in this transaction), failure, or cancelled.
 
-    The user's faults are final; the platform's go back to the queue until the attempts are used up. Returns False
-    when this attempt had finished before (then nothing is changed); Refused when the token is another attempt's.
+    The user's faults are final; the platform's go back to the queue until the attempts are used up. Returns
+    False when this attempt had finished before (then nothing is changed); Refused when the token is another
+    attempt's.
     """
     job = Job.objects.select_for_update().filter(pk=job_id).first()
     if job is None:
@@ -152,7 +172,7 @@ def finish_job(
     if failure is not None:
         _fail(job, failure, retry=failure.fault == "platform", keep_token=True)
     elif cancelled and job.cancel_requested_at is None:
-        # Nobody asked: the worker itself was told to stop (a drain, a shutdown), so somebody else takes the job over.
+        # Nobody asked: the worker itself was told to stop (a drain, a shutdown); somebody else takes over.
         _fail(job, _STOPPED, retry=True, keep_token=True)
     else:
         if not cancelled and apply is not None:

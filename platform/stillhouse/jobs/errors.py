@@ -5,7 +5,9 @@ from typing import Literal
 
 from workers.contract import Refusal
 
-Code = Literal["not_claimable", "stale_token", "unknown_job", "bad_worker_token", "contract_too_old", "bad_request"]
+Code = Literal[
+    "not_claimable", "stale_token", "unknown_job", "bad_worker_token", "contract_too_old", "bad_request"
+]
 
 STATUS: dict[str, int] = {
     "bad_request": 400,

@@ -66,7 +66,8 @@ class Job(models.Model):
         constraints: ClassVar = [
             models.CheckConstraint(condition=models.Q(state__in=list(TRANSITIONS)), name="job_state_known"),
             models.CheckConstraint(
-                condition=~models.Q(state=RUNNING) | models.Q(lease_until__isnull=False), name="running_job_has_lease"
+                condition=~models.Q(state=RUNNING) | models.Q(lease_until__isnull=False),
+                name="running_job_has_lease",
             ),
         ]
         indexes: ClassVar = [
@@ -111,4 +112,6 @@ class Outbox(models.Model):
     sent_at = models.DateTimeField(null=True)
 
     class Meta:
-        indexes: ClassVar = [models.Index(fields=["id"], condition=models.Q(sent_at__isnull=True), name="outbox_unsent")]
+        indexes: ClassVar = [
+            models.Index(fields=["id"], condition=models.Q(sent_at__isnull=True), name="outbox_unsent")
+        ]

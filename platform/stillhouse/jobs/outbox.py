@@ -1,4 +1,7 @@
-"""The doorbell: the only place that sends to Celery. What it loses is rung again; what it doubles is refused at the claim."""
+"""The doorbell: the only place that sends to Celery.
+
+What it loses is rung again; what it doubles is refused at the claim.
+"""
 
 import logging
 from datetime import timedelta
@@ -23,8 +26,8 @@ BROKER_TROUBLE = (OperationalError, KombuError, OSError)
 def relay_outbox() -> int:
     """Send what waits in the outbox, oldest first; returns how many doorbells were rung.
 
-    No transaction is open while the broker is talked to: a crash between sending and noting it rings twice, and a
-    claim is won once. When the broker is away, the rows stay and the next call tries again.
+    No transaction is open while the broker is talked to: a crash between sending and noting it rings twice,
+    and a claim is won once. When the broker is away, the rows stay and the next call tries again.
     """
     rung = 0
     for entry in Outbox.objects.filter(sent_at=None).select_related("job").order_by("pk")[:BATCH]:
@@ -42,11 +45,15 @@ def relay_outbox() -> int:
 def ring_stale_doorbells() -> int:
     """Ring again for jobs that nobody claimed within 30 s, in queues whose doorbells the broker has lost.
 
-    A queue that still holds doorbells at the broker is merely busy: more of them would pile up and help nobody.
+    A queue that still holds doorbells at the broker is merely busy: more of them would pile up and help
+    nobody.
     """
     stale = (
         Job.objects.filter(state=QUEUED)
-        .annotate(last=Max("outbox_entries__sent_at"), unsent=Max("outbox_entries__pk", filter=Q(outbox_entries__sent_at=None)))
+        .annotate(
+            last=Max("outbox_entries__sent_at"),
+            unsent=Max("outbox_entries__pk", filter=Q(outbox_entries__sent_at=None)),
+        )
         .filter(unsent=None, last__lt=Now() - STALE_AFTER)
         .order_by("created_at")
     )

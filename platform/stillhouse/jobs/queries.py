@@ -9,14 +9,14 @@ from stillhouse.core.errors import NotFound
 from stillhouse.jobs.models import Job, Metric
 
 
-def jobs_for(by: Membership) -> QuerySet[Job]:
+def jobs(by: Membership) -> QuerySet[Job]:
     """The workspace's jobs, newest first."""
     return Job.objects.filter(workspace=by.workspace).order_by("-created_at")
 
 
-def job_for(by: Membership, job_id: str) -> Job:
+def get_job(by: Membership, job_id: str) -> Job:
     """One job of the member's workspace; NotFound for any other."""
-    job = jobs_for(by).filter(pk=job_id).first()
+    job = jobs(by).filter(pk=job_id).first()
     if job is None:
         raise NotFound("job")
     return job

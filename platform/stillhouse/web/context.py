@@ -10,7 +10,7 @@ from django.urls import reverse
 
 from stillhouse.accounts.access import PERMISSIONS, may, memberships_of
 from stillhouse.accounts.models import Membership, Role
-from stillhouse.approvals.queries import waiting_for
+from stillhouse.approvals.queries import review_queue
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def shell(request: HttpRequest) -> dict[str, Any]:
 
 def _navigation(request: HttpRequest, by: Membership) -> list[Mapping[str, Any]]:
     current = request.resolver_match.url_name if request.resolver_match else ""
-    waiting = waiting_for(by).count() if may(by, "version.decide") else 0
+    waiting = review_queue(by).count() if may(by, "version.decide") else 0
     return [
         {
             "title": title,

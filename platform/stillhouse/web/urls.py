@@ -34,6 +34,7 @@ workspace_urls = [
     path("runs/<str:id>/cancel/", runs.run_cancel, name="run_cancel"),
     path("adapters/", versions.adapters, name="adapters"),
     path("versions/<str:id>/", versions.version, name="version"),
+    path("versions/<str:id>/evaluate/", versions.evaluate_again, name="evaluate_again"),
     path("versions/<str:id>/ask/", reviews.approval_ask, name="approval_ask"),
     path("versions/<str:id>/decide/", reviews.decide, name="decide"),
     path("versions/<str:id>/publish/", aliases.publish, name="publish"),

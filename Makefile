@@ -1,0 +1,67 @@
+# Stillhouse. `make` shows this menu. PORT, STILLHOUSE_HOME and ONCE=1 are read by `up` and `demo`.
+SHELL := bash
+.DEFAULT_GOAL := help
+PYTHON_VENV := .venv/bin/python
+# Values for tools that load the settings without touching a server (mypy's Django plugin, makemigrations).
+NO_SERVER := SECRET_KEY=none DATABASE_URL=postgresql://none@127.0.0.1:9/none BROKER_URL=redis://127.0.0.1:9/0 \
+	S3_ENDPOINT=http://127.0.0.1:9 S3_ACCESS_KEY=none S3_SECRET_KEY=none WORKER_TOKEN=none AGENT_TOKEN=none
+
+.PHONY: help
+help: ## Show this menu
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+.PHONY: venv
+venv: ## Make .venv what the lock files say (every target below does it first)
+	@requirements/install
+
+.PHONY: demo
+demo: venv ## The main job, from an upload to a published adapter; stays up until Ctrl-C (ONCE=1: stops)
+	@exec $(PYTHON_VENV) manage.py demo
+
+.PHONY: up
+up: venv ## Start the embedded platform without the demonstration, until Ctrl-C
+	@exec $(PYTHON_VENV) manage.py up
+
+.PHONY: test
+test: lint types migrations browser ## Everything: linters, types, migrations, and all tests, browser and end to end included
+	$(PYTHON_VENV) -m pytest
+
+.PHONY: test-quick
+test-quick: venv ## The tests that need no engine and no browser
+	$(PYTHON_VENV) -m pytest -m "not e2e"
+
+.PHONY: lint
+lint: venv ## ruff, and who may import whom
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	PYTHONPATH=platform:. .venv/bin/lint-imports
+
+.PHONY: format
+format: venv ## Let ruff rewrite what it can
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+.PHONY: types
+types: venv ## mypy --strict
+	$(NO_SERVER) .venv/bin/mypy
+
+.PHONY: migrations
+migrations: venv ## Fail where a model has changed and its migration is missing
+	@# There is no database to compare the history with here; pytest applies every migration to a real one.
+	$(NO_SERVER) $(PYTHON_VENV) -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
+
+.PHONY: browser
+browser: venv ## Chromium for the browser tests: Debian's where we may install it, else Playwright's own
+	@deploy/browser
+
+.PHONY: css
+css: ## Compile the pages' CSS and vendor their libraries (needs npm; the results are committed)
+	cd platform/stillhouse/web/assets && npm ci && npm run build
+
+.PHONY: bench
+bench: venv ## Every benchmark, each a script in benchmarks/
+	@for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=platform:. $(PYTHON_VENV) $$script || exit 1; done
+
+.PHONY: lock
+lock: venv ## Compile requirements/*.in into the hash-locked lists (UPGRADE=1: newest versions)
+	requirements/lock $(if $(UPGRADE),--upgrade)

@@ -1,0 +1,246 @@
+"""Writes of datasets: names, uploads, versions and what their checks found."""
+
+from typing import NoReturn
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import Max
+from django.utils import timezone
+
+from stillhouse.accounts.access import require
+from stillhouse.accounts.models import Membership
+from stillhouse.audit.actions import record
+from stillhouse.core import blobs
+from stillhouse.core.blobs import Blob
+from stillhouse.core.errors import Conflict, NotFound, UserError
+from stillhouse.core.locks import held
+from stillhouse.core.text import clean_name, storable_json
+from stillhouse.datasets.models import Dataset, DatasetReport, DatasetVersion, Upload
+from stillhouse.jobs.actions import queue_job
+from stillhouse.jobs.models import Kind
+from workers.contract import ValidateSpec, ValidationReport
+
+QUEUE = "cpu"
+MIN_PART_BYTES = 8 * 1024**2
+MAX_PARTS = 10_000  # S3's limit
+SUFFIX = ".jsonl"
+
+
+@transaction.atomic
+def create_dataset(*, by: Membership, name: str) -> Dataset:
+    """Make an empty dataset; its name is unique within the workspace."""
+    require(by, "dataset.upload")
+    name = clean_name(name, what="dataset's name")
+    try:
+        with transaction.atomic():
+            dataset = Dataset.objects.create(workspace=by.workspace, name=name, created_by=by.user)
+    except IntegrityError as error:
+        raise UserError(
+            "name_taken",
+            f"There is a dataset called {name!r} already.",
+            place="name",
+            next_step="Choose another name, or upload a new version of that dataset.",
+        ) from error
+    record(
+        workspace=by.workspace, by=by.user, action="dataset.created", object_id=dataset.pk, object_name=name
+    )
+    return dataset
+
+
+def start_upload(*, by: Membership, dataset: Dataset, filename: str, size: int) -> Upload:
+    """Begin an upload of `size` bytes; the browser then sends its parts to `part_url` addresses."""
+    _check_workspace(by, dataset)
+    require(by, "dataset.upload")
+    filename = clean_name(filename, what="file name", limit=200)
+    if not filename.lower().endswith(SUFFIX):
+        raise UserError(
+            "unknown_format",
+            f"{filename} is not a {SUFFIX} file.",
+            place="file",
+            next_step="Save the data as JSON Lines: one JSON object a line, in a file that ends in .jsonl.",
+        )
+    _check_size(size)
+    upload = Upload(
+        dataset=dataset, filename=filename, size=size, part_size=_part_size(size), created_by=by.user
+    )
+    upload.storage_upload_id = blobs.start_multipart(upload.staging_key)
+    upload.save(force_insert=True)
+    return upload
+
+
+def part_url(*, by: Membership, upload: Upload, number: int) -> str:
+    """A short-lived address to PUT part `number` to, from 1 to `upload.part_count`."""
+    _check_workspace(by, upload.dataset)
+    if upload.finished_at is not None:
+        raise Conflict("upload_finished", "This upload is finished already.")
+    if not 1 <= number <= upload.part_count:
+        raise UserError(
+            "no_such_part",
+            f"Part {number} does not exist: the file has {upload.part_count} parts.",
+            place="part",
+            next_step="Reload the page and start the upload again.",
+        )
+    return blobs.part_url(upload.staging_key, upload.storage_upload_id, number)
+
+
+def finish_upload(*, by: Membership, upload: Upload) -> DatasetVersion:
+    """Hash what arrived and make it the dataset's next version, with its check queued.
+
+    The same call again, from another tab say, waits for the first and returns the same version. Raises
+    UserError
+    `upload_incomplete`, `empty_file`, `file_too_large`, or `same_content` when the dataset has these bytes
+    already.
+    """
+    _check_workspace(by, upload.dataset)
+    require(by, "dataset.upload")
+    with held(f"upload:{upload.pk}"):
+        version = DatasetVersion.objects.filter(upload=upload).select_related("dataset").first()
+        if version:
+            return version
+        if not Upload.objects.filter(pk=upload.pk).exists():
+            raise NotFound("upload")
+        try:
+            return _make_version(by, upload, _collect(upload))
+        finally:
+            _tidy(upload)
+
+
+def abandon_upload(*, by: Membership, upload: Upload) -> None:
+    """Throw an unfinished upload away; Conflict for one that has become a version."""
+    _check_workspace(by, upload.dataset)
+    with held(f"upload:{upload.pk}"):
+        if DatasetVersion.objects.filter(upload=upload).exists():
+            raise Conflict("upload_finished", "This upload has become a dataset version already.")
+        _drop(upload)
+
+
+def record_report(*, version: DatasetVersion, report: ValidationReport) -> DatasetReport:
+    """Keep what the check of a version found; the same check again replaces it."""
+    body = storable_json(report.model_dump(mode="json"))
+    return DatasetReport.objects.update_or_create(
+        version=version,
+        defaults={
+            "rows": report.rows,
+            "valid": report.valid,
+            "error_count": report.error_count,
+            "warning_count": report.warning_count,
+            "body": body,
+        },
+    )[0]
+
+
+def _collect(upload: Upload) -> Blob:
+    """Put the parts together under their digest. A call that died may have done any of the steps."""
+    key = upload.staging_key
+    if blobs.staged_size(key) is None:
+        parts = blobs.arrived_parts(key, upload.storage_upload_id)
+        _check_arrived(upload, sum(part.size or 0 for part in parts))
+        blobs.finish_multipart(key, upload.storage_upload_id, parts)
+    blob = blobs.adopt(
+        key
+    )  # the staging object goes when the version is written: until then, finish may be tried again
+    if blob.size != upload.size:
+        _refuse_incomplete(upload, blob.size)
+    return blob
+
+
+def _check_arrived(upload: Upload, arrived: int) -> None:
+    if arrived > settings.MAX_UPLOAD_BYTES:
+        _drop(upload)
+        _check_size(arrived)
+    if arrived != upload.size:
+        _refuse_incomplete(upload, arrived)
+
+
+def _refuse_incomplete(upload: Upload, arrived: int) -> NoReturn:
+    raise UserError(
+        "upload_incomplete",
+        f"{arrived:,} of the {upload.size:,} bytes of {upload.filename} arrived.",
+        place="file",
+        next_step="Send the missing parts, or upload the file again without changing it meanwhile.",
+    )
+
+
+def _make_version(by: Membership, upload: Upload, blob: Blob) -> DatasetVersion:
+    with transaction.atomic():
+        dataset = Dataset.objects.select_for_update().get(pk=upload.dataset_id)
+        same = dataset.versions.filter(sha256=blob.sha256).first()
+        if same is None:
+            return _write_version(by, dataset, upload, blob)
+        upload.delete()
+    raise UserError(
+        "same_content",
+        f"{upload.filename} holds the same bytes as {dataset.name} v{same.number}: no version was made.",
+        place="file",
+        next_step=f"Use v{same.number}, or choose another file.",
+        status=409,
+    )
+
+
+def _write_version(by: Membership, dataset: Dataset, upload: Upload, blob: Blob) -> DatasetVersion:
+    version = DatasetVersion(
+        dataset=dataset,
+        number=(dataset.versions.aggregate(last=Max("number"))["last"] or 0) + 1,
+        filename=upload.filename,
+        sha256=blob.sha256,
+        size=blob.size,
+        upload=upload,
+        created_by=by.user,
+    )
+    version.job = queue_job(
+        workspace=by.workspace,
+        kind=Kind.VALIDATE,
+        queue=QUEUE,
+        subject=version.pk,
+        spec=ValidateSpec().model_dump(mode="json"),
+        by=by.user,
+    )
+    version.save(force_insert=True)
+    Upload.objects.filter(pk=upload.pk).update(finished_at=timezone.now())
+    record(
+        workspace=by.workspace,
+        by=by.user,
+        action="dataset.version_created",
+        object_id=version.pk,
+        object_name=str(version),
+        details={"sha256": blob.sha256, "size": blob.size, "filename": upload.filename},
+    )
+    return version
+
+
+def _tidy(upload: Upload) -> None:
+    """Remove the staging object of an upload that became a version, or that held nothing new."""
+    if not Upload.objects.filter(pk=upload.pk, finished_at=None).exists():
+        blobs.discard(upload.staging_key)
+
+
+def _drop(upload: Upload) -> None:
+    blobs.abort_multipart(upload.staging_key, upload.storage_upload_id)
+    blobs.discard(upload.staging_key)
+    Upload.objects.filter(pk=upload.pk).delete()
+
+
+def _part_size(size: int) -> int:
+    """At least 8 MiB, whole MiB, and large enough for S3's limit on parts."""
+    mib = 1024**2
+    return max(MIN_PART_BYTES, -(-size // MAX_PARTS // mib) * mib)
+
+
+def _check_size(size: int) -> None:
+    if size <= 0:
+        raise UserError(
+            "empty_file", "The file is empty.", place="file", next_step="Choose a file with data in it."
+        )
+    if size > settings.MAX_UPLOAD_BYTES:
+        raise UserError(
+            "file_too_large",
+            f"The file has {size:,} bytes; {settings.MAX_UPLOAD_BYTES:,} is the most.",
+            place="file",
+            next_step="Split the file, or ask the operator to raise MAX_UPLOAD_BYTES.",
+            status=413,
+        )
+
+
+def _check_workspace(by: Membership, dataset: Dataset) -> None:
+    if dataset.workspace_id != by.workspace_id:
+        raise NotFound("dataset")

@@ -1,0 +1,107 @@
+"""The keeper's loop: rings for queued jobs, takes back lost ones, and tidies up.
+
+All it knows is in the database, so it may be killed at any moment, and a second keeper waits behind an
+advisory lock.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import psycopg
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, close_old_connections, connection
+from minio.error import MinioException
+from urllib3.exceptions import HTTPError
+
+from stillhouse.core.blobs import sweep_staging
+from stillhouse.core.notify import OUTBOX
+from stillhouse.jobs.actions import reap_lost_leases
+from stillhouse.jobs.outbox import forget_old_doorbells, relay_outbox, ring_stale_doorbells
+
+log = logging.getLogger(__name__)
+
+LOCK = "stillhouse:keeper"
+WAKE_SECONDS = 1.0
+"""Longest pause between two looks at the outbox; a notification ends it at once."""
+RETRY_SECONDS = 1.0
+STAGING_KEPT_FOR = timedelta(days=7)
+
+
+@dataclass
+class Chore:
+    """Something done every so often. A chore that fails is logged, and tried again when it is due again."""
+
+    name: str
+    every_seconds: float
+    do: Callable[[], int]
+    due: float = field(default=0.0)
+    """time.monotonic() from which it is due."""
+
+    def run_if_due(self) -> None:
+        if time.monotonic() < self.due:
+            return
+        self.due = time.monotonic() + self.every_seconds
+        if done := self.do():
+            log.info("%s: %d", self.name, done)
+
+
+def chores() -> list[Chore]:
+    return [
+        Chore("doorbells rung", 0, relay_outbox),
+        Chore("lost jobs taken back", 2, reap_lost_leases),
+        Chore("stale doorbells put back", 5, ring_stale_doorbells),
+        Chore("old doorbells forgotten", 3600, forget_old_doorbells),
+        Chore("staging objects removed", 3600, _sweep),
+    ]
+
+
+def keep_going(stop: threading.Event) -> None:
+    """Run until `stop` is set, whatever becomes of Postgres meanwhile."""
+    todo = chores()
+    while not stop.is_set():
+        try:
+            with psycopg.connect(settings.DATABASE_URL, autocommit=True, connect_timeout=5) as listener:
+                _wait_for_turn(listener, stop)
+                _listen(listener, stop, todo)
+        except (psycopg.Error, OperationalError, InterfaceError) as error:
+            log.warning("the database is away (%s); trying again", type(error).__name__)
+            connection.close()
+            stop.wait(RETRY_SECONDS)
+
+
+def _wait_for_turn(listener: "psycopg.Connection[tuple[object, ...]]", stop: threading.Event) -> None:
+    """Take the keeper's lock: it goes when this session does, and the next keeper takes over."""
+    said = False
+    while not stop.is_set():
+        row = listener.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [LOCK]).fetchone()
+        if row and row[0]:
+            log.info("keeping")
+            return
+        if not said:
+            log.info("another keeper is at work; standing by")
+            said = True
+        stop.wait(WAKE_SECONDS)
+
+
+def _listen(
+    listener: "psycopg.Connection[tuple[object, ...]]", stop: threading.Event, todo: list[Chore]
+) -> None:
+    listener.execute(f"LISTEN {OUTBOX}")
+    while not stop.is_set():
+        close_old_connections()
+        for chore in todo:
+            chore.run_if_due()
+        for _ in listener.notifies(timeout=WAKE_SECONDS, stop_after=1):
+            pass
+
+
+def _sweep() -> int:
+    try:
+        return sweep_staging(STAGING_KEPT_FOR)
+    except (MinioException, HTTPError, OSError) as error:
+        log.warning("the object store is away (%s); staging is swept later", type(error).__name__)
+        return 0

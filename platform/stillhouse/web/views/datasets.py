@@ -1,0 +1,137 @@
+"""Datasets: names, versions, reports, and the calls by which the browser brings a file."""
+
+import json
+from typing import Any
+
+from django.contrib import messages
+from django.core.paginator import Paginator
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+
+from stillhouse.accounts.models import Membership
+from stillhouse.core.errors import UserError
+from stillhouse.datasets import actions
+from stillhouse.datasets.models import DatasetReport, DatasetVersion
+from stillhouse.datasets.queries import datasets as datasets_of
+from stillhouse.datasets.queries import get_dataset, get_upload, get_version
+from stillhouse.jobs.models import SUCCEEDED
+from stillhouse.training.queries import runs
+from stillhouse.web.access import in_workspace, is_htmx, wants_json
+
+
+@in_workspace("GET")
+def datasets(request: HttpRequest, by: Membership) -> HttpResponse:
+    page = Paginator(datasets_of(by), 50).get_page(request.GET.get("page"))
+    latest = {
+        version.dataset_id: version
+        for version in DatasetVersion.objects.filter(dataset__in=[item.pk for item in page])
+        .select_related("job", "report")
+        .order_by("dataset", "number")
+    }
+    rows = [(item, latest.get(item.pk)) for item in page]
+    return render(request, "datasets/page.html", {"rows": rows, "page": page})
+
+
+@in_workspace("GET", "POST")
+def dataset_new(request: HttpRequest, by: Membership) -> HttpResponse:
+    if request.method == "GET":
+        return render(request, "datasets/new.html")
+    made = actions.create_dataset(by=by, name=request.POST.get("name", ""))
+    url = reverse("dataset", args=[by.workspace.slug, made.pk])
+    if not wants_json(request):
+        return redirect(url)
+    uploads_url = reverse("upload_start", args=[by.workspace.slug, made.pk])
+    return JsonResponse({"dataset": made.pk, "url": url, "uploads_url": uploads_url}, status=201)
+
+
+@in_workspace("GET")
+def dataset(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
+    item = get_dataset(by, id)
+    versions = item.versions.select_related("job", "report", "created_by").order_by("-number")
+    return render(request, "datasets/dataset.html", {"dataset": item, "versions": versions})
+
+
+@in_workspace("GET")
+def dataset_version(request: HttpRequest, by: Membership, id: str, number: int) -> HttpResponse:
+    version = get_version(by, id, number)
+    report = DatasetReport.objects.filter(version=version).first()
+    if wants_json(request):
+        return JsonResponse(_version_json(version, report))
+    context = {"version": version, "report": report, "body": report.body if report else None, "job": version.job}
+    if is_htmx(request):
+        return render(request, "datasets/_report.html", context)
+    context["runs"] = runs(by).filter(data=version)[:5]
+    return render(request, "datasets/version.html", context)
+
+
+def _version_json(version: DatasetVersion, report: DatasetReport | None) -> dict[str, Any]:
+    job = version.job
+    return {
+        "id": version.pk,
+        "number": version.number,
+        "sha256": version.sha256,
+        "size": version.size,
+        "state": job.state,
+        "ready": job.state == SUCCEEDED and report is not None and report.valid > 0,
+        "failure": job.failure,
+        "report": report and {
+            "rows": report.rows,
+            "valid": report.valid,
+            "error_count": report.error_count,
+            "warning_count": report.warning_count,
+        },
+    }
+
+
+@in_workspace("POST")
+def upload_start(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
+    """JSON {"filename", "size"} -> where to put the parts."""
+    item = get_dataset(by, id)
+    asked = _json_body(request)
+    size = asked.get("size")
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise UserError("bad_size", "The size of the file is missing.", "size", "Send the number of bytes.")
+    upload = actions.start_upload(by=by, dataset=item, filename=str(asked.get("filename", "")), size=size)
+    ws = by.workspace.slug
+    return JsonResponse(
+        {
+            "upload": upload.pk,
+            "part_size": upload.part_size,
+            "parts": upload.part_count,
+            "part_url": reverse("upload_part", args=[ws, upload.pk, 0]).replace("/0/", "/{number}/"),
+            "finish_url": reverse("upload_finish", args=[ws, upload.pk]),
+            "url": reverse("upload_abandon", args=[ws, upload.pk]),
+        },
+        status=201,
+    )
+
+
+@in_workspace("POST")
+def upload_part(request: HttpRequest, by: Membership, id: str, number: int) -> HttpResponse:
+    upload = get_upload(by, id)
+    return JsonResponse({"url": actions.part_url(by=by, upload=upload, number=number)})
+
+
+@in_workspace("POST")
+def upload_finish(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
+    version = actions.finish_upload(by=by, upload=get_upload(by, id))
+    url = reverse("dataset_version", args=[by.workspace.slug, version.dataset_id, version.number])
+    messages.success(request, f"The file has arrived: {version}. It is being checked now.")
+    return JsonResponse({"version": version.pk, "number": version.number, "url": url})
+
+
+@in_workspace("DELETE")
+def upload_abandon(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
+    actions.abandon_upload(by=by, upload=get_upload(by, id))
+    return HttpResponse(status=204)
+
+
+def _json_body(request: HttpRequest) -> dict[str, Any]:
+    try:
+        body = json.loads(request.body)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise UserError("bad_json", "The request is not a JSON object.", next_step="Send Content-Type: application/json.")
+    return body

@@ -1,0 +1,49 @@
+"""What each kind of job reads: its specification as the worker gets it, and its input files."""
+
+from django.conf import settings
+
+from stillhouse.accounts.grants import make_grant
+from stillhouse.core import blobs
+from stillhouse.datasets.models import DatasetVersion
+from stillhouse.evaluations.models import Evaluation
+from stillhouse.jobs.models import Job, Kind
+from stillhouse.training.models import TrainingRun
+from workers.contract import EvaluateSpec, InputFile
+
+GRANT_SECONDS = int(blobs.URL_LIFE.total_seconds())
+
+
+def spec_for(job: Job) -> dict[str, object]:
+    """The frozen specification; an evaluation's also gets the gateway's address and a grant for two models."""
+    spec: dict[str, object] = job.spec
+    if job.kind != Kind.EVALUATE:
+        return spec
+    evaluate = EvaluateSpec.model_validate(spec)
+    grant = make_grant(
+        workspace_id=job.workspace_id,
+        caller=job.pk,
+        models=[evaluate.base_model, evaluate.adapter_model],
+        seconds=GRANT_SECONDS,
+    )
+    return evaluate.model_copy(
+        update={"endpoint": f"{settings.STILLHOUSE_URL}/v1", "api_key": grant}
+    ).model_dump(mode="json")
+
+
+def inputs_for(job: Job) -> list[InputFile]:
+    """The job's files behind presigned URLs; signing makes no call to the store."""
+    return [
+        InputFile(name=name, url=blobs.get_url(version.sha256), size=version.size, sha256=version.sha256)
+        for name, version in _versions(job).items()
+    ]
+
+
+def _versions(job: Job) -> dict[str, DatasetVersion]:
+    match job.kind:
+        case Kind.VALIDATE:
+            return {"data": DatasetVersion.objects.get(pk=job.subject)}
+        case Kind.TRAIN:
+            run = TrainingRun.objects.select_related("data", "eval_data").get(pk=job.subject)
+            return {"data": run.data, **({"eval": run.eval_data} if run.eval_data else {})}
+        case _:
+            return {"data": Evaluation.objects.select_related("data").get(pk=job.subject).data}

@@ -1,0 +1,111 @@
+"""From an HTTP request to a contract message, and back: bearer token, JSON, contract version, refusals."""
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_POST
+from pydantic import ValidationError
+
+from stillhouse.core.errors import UserError
+from stillhouse.core.secrets import same
+from stillhouse.core.text import storable_json
+from stillhouse.jobs.errors import Refused
+from workers.contract import CONTRACT_VERSION, Message, Refusal
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=Message)
+View = Callable[..., HttpResponse]
+
+
+def call(message_type: type[M], *, token: str) -> Callable[[Callable[..., Message | None]], View]:
+    """Turn `handler(message, **path parts)` into a view. `token` names the setting that callers must present.
+
+    Whatever a worker sends is parsed before anything else happens, and a Refused or UserError of the
+    handler becomes a Refusal; everything else is ours, a 5xx, which the caller tries again.
+    """
+
+    def decorate(handler: Callable[..., Message | None]) -> View:
+        @csrf_exempt
+        @require_POST
+        def view(request: HttpRequest, **path: str) -> HttpResponse:
+            try:
+                _check_bearer(request, getattr(settings, token))
+                answer = handler(parse(message_type, _body(request), check_version=True), **path)
+            except Refused as error:
+                return _json(error.refusal, error.status)
+            except UserError as error:
+                return _json(Refusal(code="bad_request", message=str(error)), error.status)
+            return _json(answer, 200)
+
+        return view
+
+    return decorate
+
+
+def parse(message_type: type[M], body: bytes | str, *, check_version: bool = False) -> M:
+    """A message from JSON, with what Postgres cannot store replaced; raises Refused `bad_request`, or
+    `contract_too_old` (426) when it names another version of the contract."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Refused("bad_request", f"The body is not JSON: {type(error).__name__}.") from error
+    if check_version and isinstance(value, dict):
+        _check_version(value.get("contract", CONTRACT_VERSION))
+    return check(message_type, value)
+
+
+def check(message_type: type[M], value: object) -> M:
+    """A message from a JSON value; raises Refused `bad_request` naming the first field that is wrong."""
+    try:
+        return message_type.model_validate(storable_json(value))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "body"
+        raise Refused(
+            "bad_request", f"{message_type.__name__}.{place[:200]}: {first['msg'][:300]}"
+        ) from error
+
+
+def _check_bearer(request: HttpRequest, expected: str) -> None:
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not same(given.strip(), expected):
+        raise Refused(
+            "bad_worker_token",
+            "The bearer token is missing or wrong. Set the token this platform was set up with.",
+        )
+
+
+def _check_version(version: Any) -> None:
+    if version == CONTRACT_VERSION:
+        return
+    older = "platform" if isinstance(version, int) and version > CONTRACT_VERSION else "worker"
+    raise Refused(
+        "contract_too_old",
+        f"The worker speaks contract {str(version)[:20]}, the platform {CONTRACT_VERSION}. Upgrade the {older}.",
+    )
+
+
+def _body(request: HttpRequest) -> bytes:
+    try:
+        return request.body
+    except RequestDataTooBig as error:
+        raise UserError(
+            "body_too_large",
+            f"The body is larger than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE:,} bytes.",
+            next_step="Send large things as files.",
+            status=413,
+        ) from error
+
+
+def _json(message: Message | None, status: int) -> HttpResponse:
+    content = message.model_dump_json() if message is not None else "{}"
+    response = HttpResponse(content, status=status, content_type="application/json")
+    response["Cache-Control"] = "no-store"  # answers carry presigned addresses and tokens
+    return response

@@ -1,0 +1,54 @@
+"""Settings and servers for the tests: real Postgres, real Valkey, a real S3 server, started once per session.
+
+Where DATABASE_URL is set already (a developer's own servers), those are used and nothing is started.
+"""
+
+import os
+from collections.abc import Iterator
+
+import django
+import pytest
+
+from tests.stores import Stores
+
+_stores: Stores | None = None
+
+
+def pytest_configure() -> None:
+    """Give settings.py its environment, and load it."""
+    global _stores
+    if "DATABASE_URL" not in os.environ:
+        _stores = Stores()
+        os.environ.update(_stores.settings())
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "stillhouse.settings")
+    django.setup()
+
+
+def pytest_unconfigure() -> None:
+    global _stores
+    if _stores is not None:
+        _stores.stop()
+        _stores = None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of the platform get the servers without asking; those of the workers run without any."""
+    for item in items:
+        if "web" in item.path.parts[:-1]:
+            item.add_marker(pytest.mark.usefixtures("stores"))
+
+
+@pytest.fixture(scope="session")
+def stores() -> Iterator[None]:
+    """Postgres, the broker and the object store answer; the bucket exists."""
+    if _stores is not None:
+        _stores.start()
+    from stillhouse.core.blobs import ensure_bucket  # noqa: PLC0415 - reads the settings when it is imported
+
+    ensure_bucket()
+    yield
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(stores: None) -> None:
+    """pytest-django's first step before it makes the test database: the server has to run by then."""

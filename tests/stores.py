@@ -1,0 +1,55 @@
+"""Postgres, Valkey and the S3 server for one pytest session: the embedded ones, in a folder that is thrown away."""
+
+import asyncio
+import shutil
+import tempfile
+import threading
+from collections.abc import Coroutine
+from pathlib import Path
+
+from stillhouse.embedded import services
+from stillhouse.embedded.home import Home
+from stillhouse.embedded.process import Process
+
+
+class Stores:
+    """The three servers of one session. The ports and secrets are known at once, the servers run after `start`."""
+
+    def __init__(self) -> None:
+        self.home = Home(path=Path(tempfile.mkdtemp(prefix="stillhouse-tests-")), web_port=1)
+        self.home.create()
+        self._processes: list[Process] = []
+        self._loop = asyncio.new_event_loop()
+        # A thread that lives as long as the session: the kernel ends our children with the thread that forked them.
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="stores")
+
+    def settings(self) -> dict[str, str]:
+        """The environment for settings.py."""
+        return {**self.home.settings(), "STILLHOUSE_URL": "http://testserver"}
+
+    def start(self) -> None:
+        """Start the servers and wait until they answer."""
+        self._thread.start()
+        self._run(self._start())
+        services.prepare_database(self.home, may_create_databases=True)
+
+    def stop(self) -> None:
+        """Stop the servers and remove everything they stored."""
+        if self._thread.is_alive():
+            self._run(self._stop())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(timeout=5)
+        shutil.rmtree(self.home.path, ignore_errors=True)
+
+    async def _start(self) -> None:
+        for program in services.service_programs(self.home, throwaway=True):
+            process = Process(program, self.home.logs / f"{program.name}.log")
+            await process.start()
+            self._processes.append(process)
+        await asyncio.gather(*(process.wait_until_ready() for process in self._processes))
+
+    async def _stop(self) -> None:
+        await asyncio.gather(*(process.stop() for process in self._processes))
+
+    def _run(self, work: Coroutine[object, object, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=180)
