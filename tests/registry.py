@@ -1,6 +1,7 @@
 """From a checked dataset version to a published adapter version, by the actions the platform itself uses.
 
-What workers make (reports, manifests, evaluation rows, what an engine holds) is written here as they would send it.
+What workers make (reports, manifests, evaluation rows, what an engine holds) is written here as they would
+send it.
 """
 
 import hashlib
@@ -78,12 +79,23 @@ def another_lead(by: Membership, name: str = "Lotte") -> Membership:
 
 
 def data_version(
-    by: Membership, name: str = "Clauses", *, valid: int = 180, with_reasoning: int = 180, checked: bool = True
+    by: Membership,
+    name: str = "Clauses",
+    *,
+    valid: int = 180,
+    with_reasoning: int = 180,
+    checked: bool = True,
 ) -> DatasetVersion:
     """A dataset's next version and, unless told otherwise, its report."""
-    dataset, _ = Dataset.objects.get_or_create(workspace=by.workspace, name=name, defaults={"created_by": by.user})
+    dataset, _ = Dataset.objects.get_or_create(
+        workspace=by.workspace, name=name, defaults={"created_by": by.user}
+    )
     version = DatasetVersion(
-        dataset=dataset, number=dataset.versions.count() + 1, filename="rows.jsonl", size=1000, created_by=by.user
+        dataset=dataset,
+        number=dataset.versions.count() + 1,
+        filename="rows.jsonl",
+        size=1000,
+        created_by=by.user,
     )
     version.sha256 = sha(version.id)
     version.job = queue_job(
@@ -123,7 +135,7 @@ def started_run(by: Membership, *, adapter_name: str = "contract-clauses", **set
     return start_run(by=by, adapter_name=adapter_name, base=DEMO_BASE, data=data, **settings)
 
 
-def manifest_of(run: TrainingRun, **changes: Any) -> AdapterManifest:
+def manifest_of(run: TrainingRun, /, **changes: Any) -> AdapterManifest:
     """The manifest a worker would write for the run."""
     weights = ManifestFile(name="adapter_model.safetensors", size=5000, sha256=sha(f"weights of {run.id}"))
     config = ManifestFile(name="adapter_config.json", size=500, sha256=sha(f"config of {run.id}"))
@@ -208,7 +220,9 @@ def evaluate(version: AdapterVersion) -> EvaluationResult:
     )
 
 
-def approved(expert: Membership, lead: Membership, *, adapter_name: str = "contract-clauses") -> AdapterVersion:
+def approved(
+    expert: Membership, lead: Membership, *, adapter_name: str = "contract-clauses"
+) -> AdapterVersion:
     """Made and asked for by `expert`, approved by `lead`."""
     version = candidate(expert, adapter_name=adapter_name)
     evaluate(version)
@@ -245,7 +259,8 @@ def make_ready(*versions: AdapterVersion) -> PoolWanted:
 
 
 def at_once(*calls: Callable[[], Any]) -> list[Any]:
-    """Run the calls in threads of their own at the same time; returns what each returned or raised, in order."""
+    """Run the calls in threads of their own at the same time; returns what each returned or raised, in
+    order."""
     start = Barrier(len(calls))
 
     def outcome(call: Callable[[], Any]) -> Any:

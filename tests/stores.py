@@ -1,4 +1,4 @@
-"""Postgres, Valkey and the S3 server for one pytest session: the embedded ones, in a folder that is thrown away."""
+"""Postgres, Valkey and the S3 server for one pytest session: the embedded ones, in a throw-away folder."""
 
 import asyncio
 import shutil
@@ -13,14 +13,14 @@ from stillhouse.embedded.process import Process
 
 
 class Stores:
-    """The three servers of one session. The ports and secrets are known at once, the servers run after `start`."""
+    """The three servers of one session: ports and secrets are known at once, `start` makes them answer."""
 
     def __init__(self) -> None:
         self.home = Home(path=Path(tempfile.mkdtemp(prefix="stillhouse-tests-")), web_port=1)
         self.home.create()
         self._processes: list[Process] = []
         self._loop = asyncio.new_event_loop()
-        # A thread that lives as long as the session: the kernel ends our children with the thread that forked them.
+        # A thread as long-lived as the session: the kernel ends children with the thread that forked them.
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="stores")
 
     def settings(self) -> dict[str, str]:

@@ -119,7 +119,9 @@ def test_remote_code_by_auto_map_is_refused(folder: Path, config: str) -> None:
     assert (error.code, error.place) == ("remote_code", config)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "original/consolidated.00.pth", "args.pkl"])
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "model.pt", "original/consolidated.00.pth", "args.pkl"]
+)
 def test_pickles_are_refused_even_beside_safetensors(folder: Path, name: str) -> None:
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(b"\x80\x04.")

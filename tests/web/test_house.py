@@ -53,7 +53,6 @@ def test_a_celery_worker_does_not_hold_torch() -> None:
     loaded = run_python(settings + "import sys, workers.runtime.app; print(*sys.modules)").split()
     assert "celery" in loaded
     assert "torch" not in loaded
-    assert "django" not in loaded
 
 
 def test_who_may_import_whom() -> None:
@@ -72,10 +71,15 @@ def test_who_may_import_whom() -> None:
 def test_every_locked_package_has_a_hash() -> None:
     for name in ("web", "worker", "serving", "embedded", "dev", "engine", "uv"):
         text = (REPOSITORY / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
-        pins = re.findall(r"^([a-zA-Z0-9._-]+)(?:\[.*\])?==\S+ \\\n\s+--hash=sha256:", text, flags=re.MULTILINE)
+        pins = re.findall(
+            r"^([a-zA-Z0-9._-]+)(?:\[.*\])?==\S+ \\\n\s+--hash=sha256:", text, flags=re.MULTILINE
+        )
         named = re.findall(r"^[a-zA-Z0-9]", text, flags=re.MULTILINE)
         assert len(pins) == len(named) > 0, f"requirements/{name}.txt has a line without a hash"
         assert not [pin for pin in pins if pin.startswith(("nvidia-", "triton", "torch"))], name
+
+
+VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(?::[-?][^${}]*)?\}")
 
 
 def compose() -> dict[str, Any]:
@@ -84,7 +88,10 @@ def compose() -> dict[str, Any]:
 
 
 def test_the_compose_file_follows_the_compose_specification() -> None:
-    checked = PyCompose.from_dict(compose())
+    text = yaml.safe_dump(compose(), width=10_000)  # the checker reads no `<<` merges,
+    while VARIABLE.search(text):  # and no variables
+        text = VARIABLE.sub(lambda found: "/folder" if found[1].endswith("_DIR") else "value", text)
+    checked = PyCompose.from_yaml(text)
     checked.validate()
     assert {"postgres", "valkey", "s3", "web", "keeper", "worker-cpu", "worker-gpu", "vllm", "agent"} <= set(
         checked.service_names()

@@ -46,7 +46,6 @@ app.conf.update(
         "health_check_interval": 30,
     },
 )
-logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines hold presigned URLs
 
 
 @app.task(name="stillhouse.run_job", ignore_result=True)

@@ -23,7 +23,6 @@ def run(args: argparse.Namespace) -> int:
     """Runs until SIGTERM or SIGINT. What the engine holds stays loaded."""
     del args
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines hold presigned URLs
     try:
         settings = read_settings(os.environ)
     except SettingsError as error:

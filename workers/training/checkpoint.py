@@ -1,8 +1,7 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped. Safetensors and JSON, never pickles."""
 
-import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,12 +130,22 @@ def _optimizer_parts(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.
     tensors: dict[str, torch.Tensor] = {}
     scalars: dict[str, Any] = {}
     for index, values in optimizer.state_dict()["state"].items():
-        for name, value in values.items():
-            # Tables that bitsandbytes shares between parameters have to be apart in a safetensors file.
-            (tensors if torch.is_tensor(value) else scalars)[f"{index}.{name}"] = (
-                value.clone() if torch.is_tensor(value) else value
-            )
-    return tensors, json.loads(json.dumps(scalars))
+        for name, value in _flat(values):
+            if torch.is_tensor(value):
+                # Tables that bitsandbytes shares between parameters have to be apart in a safetensors file.
+                tensors[f"{index}.{name}"] = value.clone()
+            else:
+                scalars[f"{index}.{name}"] = value
+    return tensors, scalars
+
+
+def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """bitsandbytes hides its tensors in a dictionary of their own when it writes, and reads them either way."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from value.items()
+        else:
+            yield name, value
 
 
 def _restore_optimizer(

@@ -115,7 +115,7 @@ def train(
                     loss, grad_norm = _take_step(model, optimizer, samples.train, step, rate, spec, device)
                 progress.step += 1
                 progress.losses.append(loss)
-                _check_loss(progress, grad_norm)
+                check_loss(progress, grad_norm)
                 progress.trained_tokens += sum(
                     samples.train[index].trained_tokens for batch in step for index in batch
                 )
@@ -217,7 +217,7 @@ def _optimizer(model: Any, spec: TrainSpec, device: torch.device) -> torch.optim
     return torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
 
 
-def _check_loss(progress: Progress, grad_norm: float) -> None:
+def check_loss(progress: Progress, grad_norm: float) -> None:
     """Stop a run that has nothing left to learn from; the last checkpoint before it is still good."""
     first, last = progress.losses[0], progress.losses[-1]
     advice = "Lower learning_rate or raise warmup_ratio. Checkpoints written before this are still good."

@@ -17,7 +17,7 @@ from workers.wire.api import growing_pauses
 log = logging.getLogger(__name__)
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
-CHUNK = 1024 * 1024
+UPLOAD_PIECE = 1024 * 1024
 TRIES = 6
 """Tries in a row without a single new byte before a transfer gives up."""
 GIVE_UP_STATUS = {400, 401, 403, 404, 410}
@@ -125,7 +125,7 @@ def _pieces(client: httpx.Client, url: str, start: int) -> Iterator[bytes]:
             raise TransferError(
                 "download_failed", "The object store cannot resume a download that broke off."
             )
-        yield from response.iter_raw(CHUNK)
+        yield from response.iter_raw()  # as it arrives: a larger piece would be lost with the line
 
 
 def upload(client: httpx.Client, url: str, source: Path, *, check: Callable[[], None] = never) -> None:
@@ -150,7 +150,7 @@ def upload(client: httpx.Client, url: str, source: Path, *, check: Callable[[], 
 
 
 def _read_pieces(file: BinaryIO, check: Callable[[], None]) -> Iterator[bytes]:
-    while piece := file.read(CHUNK):
+    while piece := file.read(UPLOAD_PIECE):
         check()
         yield piece
 

@@ -88,6 +88,17 @@ def vllm(home: Home) -> Program:
             *["--served-model-name", BASE_ID, "--host", "127.0.0.1", "--port", str(port)],
             *["--dtype", "bfloat16", "--max-model-len", "2048", "--max-num-seqs", "8"],
             *["--enable-lora", "--max-lora-rank", "64", "--max-loras", "4", "--max-cpu-loras", "16"],
+            # Never lm_head: prompt log-probabilities (the golden proof) would then end the engine.
+            *[
+                "--lora-target-modules",
+                "q_proj",
+                "k_proj",
+                "v_proj",
+                "o_proj",
+                "gate_proj",
+                "up_proj",
+                "down_proj",
+            ],
         ],
         environment={
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",

@@ -193,8 +193,13 @@ async def supervise(
     supervisor = Supervisor(home)
     asked_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        supervisor.say(f"Received {number.name}")
+        asked_to_stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, asked_to_stop.set)
+        loop.add_signal_handler(number, stop, number)
     try:
         return await _until(asked_to_stop, _live(supervisor, once=once, then=then))
     except EmbeddedError as error:

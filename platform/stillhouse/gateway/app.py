@@ -49,7 +49,7 @@ class Gateway:
     def __init__(self, config: GatewayConfig) -> None:
         self._config = config
         self._ledger = Ledger(config.ledger_rows)
-        self._link = DatabaseLink(config, self._ledger)
+        self.link = DatabaseLink(config, self._ledger)
         self._upstream = Upstream(config)
 
     @classmethod
@@ -63,11 +63,11 @@ class Gateway:
 
     async def start(self) -> None:
         await self._upstream.start()
-        await self._link.start()
+        await self.link.start()
 
     async def stop(self) -> None:
         await self._upstream.stop()
-        await self._link.stop()
+        await self.link.stop()
 
     async def lifespan(self, receive: Receive, send: Send) -> None:
         """ASGI's lifespan protocol."""
@@ -130,15 +130,15 @@ class Gateway:
     # ---- who, and what
 
     def _snapshot(self) -> Snapshot:
-        if self._link.snapshot is None:
+        if self.link.snapshot is None:
             raise ApiError(503, "starting", "The gateway is starting. Try again in a moment.", retry_after=1)
-        return self._link.snapshot
+        return self.link.snapshot
 
     async def _caller(self, scope: Scope) -> Caller:
         token = bearer_token(scope["headers"])
         caller = identify(token, self._snapshot())
         if caller is None:
-            await self._link.catch_up()  # made a moment ago?
+            await self.link.catch_up()  # made a moment ago?
             caller = identify(token, self._snapshot())
         if caller is None:
             raise wrong_key()
@@ -150,7 +150,7 @@ class Gateway:
         except ApiError as error:
             if error.status not in (403, 404):
                 raise
-        await self._link.catch_up()  # published or approved a moment ago?
+        await self.link.catch_up()  # published or approved a moment ago?
         return resolve(self._snapshot(), caller, name)
 
     async def _models(self, call: Call, caller: Caller) -> None:

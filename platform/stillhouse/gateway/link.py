@@ -36,6 +36,9 @@ class DatabaseLink:
         self.snapshot: Snapshot | None = None
         """None until Postgres was reached for the first time."""
         self.connected = False
+        """Postgres answered the last read."""
+        self.reads = 0
+        """Snapshots read so far."""
 
     async def start(self) -> None:
         """Begin to follow. Waits a moment for the first snapshot, and starts without it if need be."""
@@ -139,6 +142,7 @@ class DatabaseLink:
             async with asyncio.timeout(self._config.database_seconds):
                 self.snapshot = await read_snapshot(connection)
             self.connected = True
+            self.reads += 1
         finally:
             if not waiting.done():
                 waiting.set_result(None)

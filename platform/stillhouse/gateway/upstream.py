@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
+from random import random
 from time import monotonic
 
 import aiohttp
@@ -131,9 +132,11 @@ class Upstream:
         )
 
     def _least_busy(self, replicas: Sequence[Replica]) -> Replica:
+        """Equals by lot: several gateways that all took the first one would crowd on it."""
         now = monotonic()
         return min(
-            replicas, key=lambda one: (self._shunned.get(one.id, 0) > now, one.stale, self._busy[one.id])
+            replicas,
+            key=lambda one: (self._shunned.get(one.id, 0) > now, one.stale, self._busy[one.id], random()),
         )
 
     def _shun(self, replica: Replica, error: Exception) -> None:

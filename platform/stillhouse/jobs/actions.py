@@ -102,7 +102,7 @@ def claim_job(*, job_id: str, worker: str) -> Claimed:
 
 @transaction.atomic
 def report_job(*, job_id: str, token: str, report: ReportRequest) -> Action:
-    """Store progress, renew the lease, say whether to go on; `stale_token` for any but the current attempt."""
+    """Store progress, renew the lease, say whether to go on. Refused for any but the current attempt."""
     held = Job.objects.filter(pk=job_id, state=RUNNING, token_digest=digest_of(token))
     updated = held.update(
         lease_until=_lease_end(),

@@ -33,14 +33,15 @@ def start_run(
     Raises NotFound for another workspace's data, and UserError `unknown_base`, `base_not_available`,
     `not_checked_yet`, `nothing_trainable`, `bad_name` or what `resolve_spec` finds.
     """
-    for version in filter(None, (data, eval_data)):
+    chosen = {"data": data, "eval_data": eval_data}
+    for version in filter(None, chosen.values()):
         _in_workspace(by, version)
     require(by, "run.start")
     check_model_name(adapter_name, place="adapter_name")
     pinned = _available(base)
-    for place, version in (("data", data), ("eval_data", eval_data)):
-        if version:
-            _trainable(version, place)
+    for place, checked in chosen.items():
+        if checked:
+            _trainable(checked, place)
     if eval_data and eval_data.sha256 == data.sha256:
         raise UserError(
             "same_data",

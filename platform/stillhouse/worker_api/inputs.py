@@ -14,7 +14,7 @@ GRANT_SECONDS = int(blobs.URL_LIFE.total_seconds())
 
 
 def spec_for(job: Job) -> dict[str, object]:
-    """The frozen specification; an evaluation's also gets the gateway's address and a grant for two models."""
+    """The frozen specification; an evaluation's gets the gateway's address and a grant for two models."""
     spec: dict[str, object] = job.spec
     if job.kind != Kind.EVALUATE:
         return spec

@@ -85,10 +85,11 @@ def _check_bearer(request: HttpRequest, expected: str) -> None:
 def _check_version(version: Any) -> None:
     if version == CONTRACT_VERSION:
         return
+    spoken = str(version)[:20]
     older = "platform" if isinstance(version, int) and version > CONTRACT_VERSION else "worker"
     raise Refused(
         "contract_too_old",
-        f"The worker speaks contract {str(version)[:20]}, the platform {CONTRACT_VERSION}. Upgrade the {older}.",
+        f"The worker speaks contract {spoken}, the platform {CONTRACT_VERSION}. Upgrade the {older}.",
     )
 
 

@@ -1,4 +1,4 @@
-"""A small HTTP server that speaks vLLM's protocol: it stands for somebody else's service, in a thread of its own."""
+"""A small HTTP server that speaks vLLM's protocol: it stands for somebody else's service."""
 
 import asyncio
 import json

