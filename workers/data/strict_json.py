@@ -78,7 +78,7 @@ def _number(text: str) -> float:
 
 
 def _constant(text: str) -> float:
-    raise JsonProblem("bad_number", f"{text} is not a JSON number. Use null, or leave the field out.")
+    raise JsonProblem("bad_number", f"`{text}` is not a JSON number. Use null, or leave the field out.")
 
 
 def shown(value: object) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import resource
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -162,8 +161,12 @@ def failed_report(code: str, message: str, *, rows: int, seconds: float) -> Vali
 
 
 def peak_rss_bytes() -> int:
-    """Peak resident memory of this process (Linux counts it in KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Peak resident memory of this process since it began its program.
+
+    Not `ru_maxrss`: that one starts at the size of the process that forked this one.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def report_json(report: ValidationReport) -> str:

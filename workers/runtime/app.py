@@ -27,7 +27,8 @@ except SettingsError as error:
 stopping = threading.Event()
 """Set when the worker is asked to stop, so that a running job can be handed back."""
 
-app = Celery("stillhouse-worker", broker=settings.broker_url)
+# No fixups: where DJANGO_SETTINGS_MODULE is set, Celery would otherwise load Django into the worker.
+app = Celery("stillhouse-worker", broker=settings.broker_url, fixups=set())
 app.conf.update(
     task_ignore_result=True,
     task_acks_late=False,

@@ -21,7 +21,7 @@ def pick_device() -> torch.device:
 def prepare_torch(seed: int) -> None:
     """Seed everything; use every core that this process may use, unless OMP_NUM_THREADS says how many."""
     if "OMP_NUM_THREADS" not in os.environ:
-        # By itself torch counts physical cores, so two hyper-threads would be one thread: 30 % slower.
+        # By itself torch counts physical cores, so a machine of two hyper-threads would train on one.
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(seed)
     logging.getLogger("transformers").setLevel(logging.ERROR)

@@ -7,10 +7,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from workers.contract import TrainSpec
-from workers.training.base import open_base
+from workers.training.base import check_spec, open_base
 from workers.training.errors import TrainingError
-from workers.training.model import load_tokenizer
-from workers.training.render import contract_of
 
 LISTS = frozenset({"target_modules"})
 OBJECTS = frozenset({"think"})
@@ -31,9 +29,16 @@ def spec_for(base: Path, file: Path | None, assignments: Sequence[str]) -> Train
         spec = TrainSpec.model_validate(values)
     except ValidationError as error:
         raise TrainingError("bad_setting", _sentences(error)) from None
+    opened = open_base(base)
+    if "max_length" not in values and 0 < opened.context_length < spec.max_length:
+        spec = spec.model_copy(update={"max_length": opened.context_length})
+    check_spec(opened, spec)
     if "think" in values:
         return spec
-    opened = open_base(base)
+    # Loads torch: everything that can be refused without it has been by now.
+    from workers.training.model import load_tokenizer  # noqa: PLC0415
+    from workers.training.render import contract_of  # noqa: PLC0415
+
     return spec.model_copy(
         update={"think": contract_of(opened.template, opened.model_type, load_tokenizer(base))}
     )

@@ -1,11 +1,10 @@
 """Writes of datasets: names, uploads, versions and what their checks found."""
 
-from typing import NoReturn
-
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import Max
 from django.utils import timezone
+from minio.datatypes import Part
 
 from stillhouse.accounts.access import require
 from stillhouse.accounts.models import Membership
@@ -133,29 +132,37 @@ def _collect(upload: Upload) -> Blob:
     """Put the parts together under their digest. A call that died may have done any of the steps."""
     key = upload.staging_key
     if blobs.staged_size(key) is None:
-        parts = blobs.arrived_parts(key, upload.storage_upload_id)
-        _check_arrived(upload, sum(part.size or 0 for part in parts))
+        parts = _whole_parts(upload, blobs.arrived_parts(key, upload.storage_upload_id))
         blobs.finish_multipart(key, upload.storage_upload_id, parts)
-    blob = blobs.adopt(
-        key
-    )  # the staging object goes when the version is written: until then, finish may be tried again
+    # The staging object goes when the version is written: until then, a finish may be tried again.
+    blob = blobs.adopt(key)
     if blob.size != upload.size:
-        _refuse_incomplete(upload, blob.size)
+        raise _incomplete(upload, f"{blob.size:,} of its {upload.size:,} bytes arrived.")
     return blob
 
 
-def _check_arrived(upload: Upload, arrived: int) -> None:
-    if arrived > settings.MAX_UPLOAD_BYTES:
+def _whole_parts(upload: Upload, arrived: list[Part]) -> list[Part]:
+    """The parts of the right size, every number of them; raises UserError before anything is put together.
+
+    A part that was sent twice may be listed twice (SeaweedFS does so, and takes the newest of those it is given).
+    """
+    largest: dict[int, int] = {}
+    for part in arrived:
+        largest[part.part_number] = max(largest.get(part.part_number, 0), part.size or 0)
+    if sum(largest.values()) > settings.MAX_UPLOAD_BYTES:
         _drop(upload)
-        _check_size(arrived)
-    if arrived != upload.size:
-        _refuse_incomplete(upload, arrived)
+        _check_size(sum(largest.values()))
+    whole = [part for part in arrived if part.size == upload.bytes_of_part(part.part_number)]
+    numbers = {part.part_number for part in whole}
+    if len(numbers) < upload.part_count:
+        raise _incomplete(upload, f"{len(numbers)} of its {upload.part_count} parts arrived whole.")
+    return whole
 
 
-def _refuse_incomplete(upload: Upload, arrived: int) -> NoReturn:
-    raise UserError(
+def _incomplete(upload: Upload, found: str) -> UserError:
+    return UserError(
         "upload_incomplete",
-        f"{arrived:,} of the {upload.size:,} bytes of {upload.filename} arrived.",
+        f"{upload.filename} is not complete: {found}",
         place="file",
         next_step="Send the missing parts, or upload the file again without changing it meanwhile.",
     )

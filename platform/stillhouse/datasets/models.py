@@ -49,6 +49,12 @@ class Upload(models.Model):
         """How many parts the file is sent in, numbered from 1."""
         return -(-self.size // self.part_size)
 
+    def bytes_of_part(self, number: int) -> int | None:
+        """How many bytes part `number` must have; None when there is no such part."""
+        if not 1 <= number <= self.part_count:
+            return None
+        return min(self.part_size, self.size - (number - 1) * self.part_size)
+
 
 class DatasetVersion(models.Model):
     """Immutable content. Its check's state is its Job's; what the check found is a DatasetReport."""

@@ -70,6 +70,7 @@ def worker(home: Home, queue: str) -> Program:
             WORK_DIR=f"{home.path}/work",
             WORKER_NAME=name,
         ),
+        ready=ready,
         stop_signal=signal.SIGQUIT,  # a cold stop; the job goes on from its checkpoint next time
     )
 

@@ -1,6 +1,7 @@
 """One supervised process: how it starts, when it is ready, how it stops, what becomes of it when we die."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -151,22 +152,24 @@ def start_time(pid: int) -> int | None:
     return None if fields is None or fields[0] == "Z" else int(fields[19])
 
 
-def kill_session(leader: int, *, started: int = 0) -> bool:
-    """SIGKILL every process of the session that `leader` opened and that began no earlier than `started`
-    (ticks since boot). Returns whether there was one."""
-    found = False
+def session_members(leader: int, *, started: int = 0) -> list[int]:
+    """The living processes of the session that `leader` opened, of those that began no earlier than `started`
+    (ticks since boot)."""
+    members = []
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        fields = _stat(int(entry.name))
-        if fields is None or fields[0] == "Z" or int(fields[3]) != leader or int(fields[19]) < started:
-            continue
-        found = True
-        try:
-            os.kill(int(entry.name), signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            continue
-    return found
+        fields = _stat(int(entry.name)) if entry.name.isdecimal() else None
+        if fields and fields[0] != "Z" and int(fields[3]) == leader and int(fields[19]) >= started:
+            members.append(int(entry.name))
+    return members
+
+
+def kill_session(leader: int, *, started: int = 0) -> bool:
+    """SIGKILL the `session_members`; return whether there were any."""
+    members = session_members(leader, started=started)
+    for pid in members:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    return bool(members)
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -18,8 +18,8 @@ FILTERS: Mapping[str, Q] = {
     "wrong": Q(adapter_exact=False),
     "both_wrong": Q(base_exact=False, adapter_exact=False),
 }
-"""Which rows: those where exactness changed between base and adapter, got better, got worse, where the adapter
-is not exact, or where neither is."""
+"""Which rows: those where exactness changed between base and adapter, got better, got worse, where the
+adapter is not exact, or where neither is."""
 
 
 def get_evaluation(by: Membership, evaluation_id: str) -> Evaluation:

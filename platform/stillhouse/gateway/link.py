@@ -15,10 +15,9 @@ from stillhouse.gateway.usage import Ledger
 
 logger = logging.getLogger(__name__)
 
-
 _MISS_SECONDS = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
-_GATHER_SECONDS = 0.01  # a burst of notifications is one read
+_GATHER_SECONDS = 0.02  # a burst of notifications is one read
 
 
 class DatabaseLink:
@@ -29,9 +28,8 @@ class DatabaseLink:
         self._config = config
         self._ledger = ledger
         self._tasks: list[asyncio.Task[None]] = []
-        self._wake = asyncio.Event()
+        self._wake = asyncio.Event()  # set: the next read begins as soon as the one under way ends
         self._next_read: asyncio.Future[None] | None = None
-        self._notified = False
         self._next_miss_read = 0.0
         self.snapshot: Snapshot | None = None
         """None until Postgres was reached for the first time."""
@@ -65,17 +63,20 @@ class DatabaseLink:
             logger.error("%d usage records lost at shutdown: %s", len(self._ledger), type(error).__name__)
 
     async def catch_up(self) -> None:
-        """Wait for a read that begins after this call, because something was named that the snapshot does not
-        know.
+        """Wait for a fresh read, because something was named that the snapshot does not know.
 
-        One such read a second serves everybody who waits, however many unknown names come in. Returns at once
-        while Postgres is away.
+        One such read a second serves everybody, however many unknown names come in. In between this returns
+        at once: what was published meanwhile has rung by NOTIFY. So it does while Postgres is away.
         """
         if not self.connected or self._next_read is None:
             return
-        self._wake.set()
+        if not self._wake.is_set():
+            if monotonic() < self._next_miss_read:
+                return
+            self._next_miss_read = monotonic() + _MISS_SECONDS
+            self._wake.set()
         with suppress(TimeoutError):
-            async with asyncio.timeout(_MISS_SECONDS + self._config.database_seconds):
+            async with asyncio.timeout(self._config.database_seconds):
                 await asyncio.shield(self._next_read)
 
     async def _forever(self, what: str, follow: Callable[[Connection], Awaitable[None]]) -> None:
@@ -101,7 +102,7 @@ class DatabaseLink:
             await connection.close()  # not the connection's own `async with`: its rollback may wait for ever
 
     async def _connect(self) -> Connection:
-        seconds = int(self._config.database_seconds)
+        seconds = max(1, round(self._config.database_seconds))
         return await psycopg.AsyncConnection.connect(
             self._config.database_url,
             autocommit=True,
@@ -115,13 +116,9 @@ class DatabaseLink:
 
     async def _listen(self, connection: Connection) -> None:
         await connection.execute(f"LISTEN {GATEWAY}")
-        self._notice()  # whatever was said before we listened
+        self._wake.set()  # whatever was said before we listened
         async for _ in connection.notifies():
-            self._notice()
-
-    def _notice(self) -> None:
-        self._notified = True
-        self._wake.set()
+            self._wake.set()
 
     async def _follow(self, connection: Connection) -> None:
         try:
@@ -135,7 +132,6 @@ class DatabaseLink:
             self._release()
 
     async def _read(self, connection: Connection) -> None:
-        self._notified = False
         self._wake.clear()
         waiting = self._renew()
         try:
@@ -148,24 +144,11 @@ class DatabaseLink:
                 waiting.set_result(None)
 
     async def _wait(self) -> None:
-        """Until the next read is due: at once after a notification, once a second for misses, or in time."""
-        deadline = monotonic() + self._config.read_seconds
-        missed = False
+        """Until the next read is due: when somebody rings, or in time."""
         await asyncio.sleep(_GATHER_SECONDS)
-        while not self._notified and (remaining := deadline - monotonic()) > 0:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(remaining):
-                    await self._wake.wait()
-            if self._wake.is_set() and not self._notified and not missed:
-                missed = True
-                deadline = min(deadline, self._take_turn())
-            self._wake.clear()
-
-    def _take_turn(self) -> float:
-        """When the next read for the sake of a miss may begin."""
-        turn = max(monotonic(), self._next_miss_read)
-        self._next_miss_read = turn + _MISS_SECONDS
-        return turn
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._config.read_seconds):
+                await self._wake.wait()
 
     def _renew(self) -> asyncio.Future[None]:
         """The future that those wait on who came before the read that begins now."""

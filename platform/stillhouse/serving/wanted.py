@@ -24,10 +24,13 @@ def wanted_by(replica: Replica) -> PoolWanted:
 
 def _placed(replica: Replica) -> list[AdapterVersion]:
     """Placed versions that may serve and that were trained on the very weights the pool serves."""
-    placed = AdapterVersion.objects.filter(placements__pool=replica.pool_id, state__in=SERVABLE).order_by(
-        "created_at"
+    return list(
+        AdapterVersion.objects.filter(
+            placements__pool=replica.pool_id,
+            state__in=SERVABLE,
+            manifest_body__base__digest=replica.pool.base.digest,
+        ).order_by("created_at")
     )
-    return [version for version in placed if version.manifest.base.digest == replica.pool.base.digest]
 
 
 def _wanted(version: AdapterVersion) -> WantedVersion:

@@ -9,13 +9,15 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonRespons
 from django.views.decorators.http import require_http_methods
 
 from stillhouse.accounts.access import membership_for
-from stillhouse.accounts.models import Membership, User
+from stillhouse.accounts.models import Membership
 
 P = ParamSpec("P")
 View = Callable[..., HttpResponseBase]
 
 
-def in_workspace(*methods: str) -> Callable[[Callable[Concatenate[HttpRequest, Membership, P], HttpResponseBase]], View]:
+def in_workspace(
+    *methods: str,
+) -> Callable[[Callable[Concatenate[HttpRequest, Membership, P], HttpResponseBase]], View]:
     """Hand the view the caller's membership in the workspace of the address; 404 for anybody else.
 
     The membership is also put on the request for the frame around the page. Only `methods` are answered.
@@ -27,7 +29,7 @@ def in_workspace(*methods: str) -> Callable[[Callable[Concatenate[HttpRequest, M
         def guarded(request: HttpRequest, ws: str, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
             if not request.user.is_authenticated:
                 return _sign_in_first(request)
-            membership = membership_for(cast(User, request.user), ws)
+            membership = membership_for(request.user, ws)
             request.membership = membership  # type: ignore[attr-defined]
             return view(request, membership, *args, **kwargs)
 
@@ -38,7 +40,12 @@ def in_workspace(*methods: str) -> Callable[[Callable[Concatenate[HttpRequest, M
 
 def _sign_in_first(request: HttpRequest) -> HttpResponse:
     if wants_json(request):
-        error = {"code": "not_signed_in", "message": "Sign in first.", "place": "", "next_step": "Reload the page."}
+        error = {
+            "code": "not_signed_in",
+            "message": "Sign in first.",
+            "place": "",
+            "next_step": "Reload the page.",
+        }
         return JsonResponse({"error": error}, status=401)
     target = request.get_full_path() if request.method == "GET" else "/"
     return redirect_to_login(target)

@@ -21,7 +21,9 @@ def python_snippet(model: str, message: str = MESSAGE) -> str:
 
 
 def curl_snippet(model: str, message: str = MESSAGE) -> str:
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": message}]}, ensure_ascii=False)
+    body = json.dumps(
+        {"model": model, "messages": [{"role": "user", "content": message}]}, ensure_ascii=False
+    )
     quoted = body.replace("'", "'\\''")
     return (
         f"curl {settings.STILLHOUSE_URL}/v1/chat/completions \\\n"

@@ -32,7 +32,13 @@ NAVIGATION: tuple[tuple[str, tuple[NavLink, ...]], ...] = (
     (
         "Teach",
         (
-            NavLink("Datasets", "database", "datasets", ("datasets", "dataset_new", "dataset", "dataset_version"), True),
+            NavLink(
+                "Datasets",
+                "database",
+                "datasets",
+                ("datasets", "dataset_new", "dataset", "dataset_version"),
+                True,
+            ),
             NavLink("Runs", "activity", "runs", ("runs", "run_new", "run"), True),
             NavLink("Adapters", "layers", "adapters", ("adapters", "version"), True),
         ),

@@ -18,7 +18,7 @@ GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 
 def content_security_policy(store_origin: str) -> str:
-    """Nothing inline, nothing from elsewhere. The browser sends dataset parts straight to the object store."""
+    """Nothing inline, nothing from elsewhere; the browser sends files straight to the object store."""
     rules = {
         "default-src": "'none'",
         "script-src": "'self'",

@@ -173,8 +173,9 @@ def test_kill_9_of_the_worker_takes_the_child_with_it(platform: PlatformStandIn,
         worker.kill()
         worker.wait()
     wait_for(lambda: not is_alive(child), seconds=5)
-    with JobFolder(settings.work_dir, "job-1"):
-        pass  # the lock went with them, so the next attempt on this host can begin
+    folder_of_the_next_attempt = JobFolder(settings.work_dir, "job-1")
+    folder_of_the_next_attempt.acquire(5, lambda: None)
+    folder_of_the_next_attempt.release()
 
 
 def test_a_damaged_input_is_not_worked_on(platform: PlatformStandIn, settings: WorkerSettings) -> None:

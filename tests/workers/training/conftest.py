@@ -1,7 +1,6 @@
 """A tiny base and a few rows, made once."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,14 @@ from tests.workers.training.tiny import make_base
 from workers.contract import TrainResult, TrainSpec
 from workers.training import train
 
-# Tiny matrices are not worth a second thread, and threads that wait for each other suffer most on a busy machine.
-os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)
-
 CODES = ["red", "green", "blue", "amber", "black", "white", "brown", "pink", "grey", "gold", "lime", "teal"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny matrices are not worth a second thread, and threads that wait for each other suffer on a busy machine."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -125,5 +125,9 @@ def thinking(contract: ThinkContract) -> str:
     """How a base reasons, in a few words."""
     if contract.family == "plain":
         return "learned from your data, as ordinary text"
-    switch = {"none": "always", "template_flag": "on or off per request", "system_prompt": "switched by the instruction"}
+    switch = {
+        "none": "always",
+        "template_flag": "on or off per request",
+        "system_prompt": "switched by the instruction",
+    }
     return switch[contract.switch]

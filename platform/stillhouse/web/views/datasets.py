@@ -58,7 +58,12 @@ def dataset_version(request: HttpRequest, by: Membership, id: str, number: int) 
     report = DatasetReport.objects.filter(version=version).first()
     if wants_json(request):
         return JsonResponse(_version_json(version, report))
-    context = {"version": version, "report": report, "body": report.body if report else None, "job": version.job}
+    context = {
+        "version": version,
+        "report": report,
+        "body": report.body if report else None,
+        "job": version.job,
+    }
     if is_htmx(request):
         return render(request, "datasets/_report.html", context)
     context["runs"] = runs(by).filter(data=version)[:5]
@@ -75,7 +80,8 @@ def _version_json(version: DatasetVersion, report: DatasetReport | None) -> dict
         "state": job.state,
         "ready": job.state == SUCCEEDED and report is not None and report.valid > 0,
         "failure": job.failure,
-        "report": report and {
+        "report": report
+        and {
             "rows": report.rows,
             "valid": report.valid,
             "error_count": report.error_count,
@@ -133,5 +139,7 @@ def _json_body(request: HttpRequest) -> dict[str, Any]:
     except ValueError:
         body = None
     if not isinstance(body, dict):
-        raise UserError("bad_json", "The request is not a JSON object.", next_step="Send Content-Type: application/json.")
+        raise UserError(
+            "bad_json", "The request is not a JSON object.", next_step="Send Content-Type: application/json."
+        )
     return body

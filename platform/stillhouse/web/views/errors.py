@@ -1,4 +1,4 @@
-"""What Django itself refuses: no such address, no permission, a missing CSRF cookie, a crash before the middleware."""
+"""What Django itself refuses: no such address, no permission, a stale form, a crash."""
 
 from django.http import HttpRequest, HttpResponse
 
@@ -11,13 +11,24 @@ from stillhouse.web.middleware import ours
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     return render_error(
         request,
-        UserError("not_found", "There is nothing at this address.", next_step="Go back, or start at the home page.", status=404),
+        UserError(
+            "not_found",
+            "There is nothing at this address.",
+            next_step="Go back, or start at the home page.",
+            status=404,
+        ),
     )
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
     return render_error(
-        request, UserError("not_allowed", "You may not do this.", next_step="Ask an administrator of the workspace.", status=403)
+        request,
+        UserError(
+            "not_allowed",
+            "You may not do this.",
+            next_step="Ask an administrator of the workspace.",
+            status=403,
+        ),
     )
 
 

@@ -9,11 +9,11 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_GET
 
-from stillhouse.accounts.access import memberships_of
+from stillhouse.accounts.access import may, memberships_of
 from stillhouse.accounts.models import ApiKey, Membership
 from stillhouse.adapters.models import APPROVED, CANDIDATE
 from stillhouse.adapters.queries import versions
-from stillhouse.approvals.queries import review_queue
+from stillhouse.approvals.queries import own_work, review_queue
 from stillhouse.core.errors import UserError
 from stillhouse.datasets.models import DatasetReport
 from stillhouse.evaluations.models import EvaluationResult
@@ -39,7 +39,7 @@ def start(request: HttpRequest) -> HttpResponseRedirect | HttpResponse:
     """The bare address: on to the sign-in, or to the person's first workspace."""
     if not request.user.is_authenticated:
         return redirect("account_login")
-    membership = memberships_of(request.user).first()  # type: ignore[arg-type]
+    membership = memberships_of(request.user).first()
     if membership is None:
         raise UserError(
             "no_workspace",
@@ -54,12 +54,16 @@ def start(request: HttpRequest) -> HttpResponseRedirect | HttpResponse:
 def home(request: HttpRequest, by: Membership) -> HttpResponse:
     steps = list(_steps(by))
     following = next((step for step in steps if not step.done), None)
+    queue = list(review_queue(by)[:5])
     context = {
         "steps": steps,
+        "review": next(
+            (item for item in queue if may(by, "version.decide") and not own_work(by, item)), None
+        ),
         "following": following,
         "active_runs": runs(by).filter(job__state__in=[QUEUED, RUNNING])[:5],
         "recent_versions": versions(by)[:4],
-        "queue": review_queue(by)[:5],
+        "queue": queue,
     }
     return render(request, "home/page.html", context)
 
@@ -76,11 +80,15 @@ def _steps(by: Membership) -> Iterator[Step]:
     approved = versions(by).filter(state=APPROVED).exists()
     published = aliases(by).exists()
     connected = ApiKey.objects.filter(workspace=by.workspace, revoked_at=None).exists()
-    run_url = reverse("run", args=[ws, newest_run.pk]) if newest_run and not newest else reverse("run_new", args=[ws])
+    run_url = (
+        reverse("run", args=[ws, newest_run.pk])
+        if newest_run and not newest
+        else reverse("run_new", args=[ws])
+    )
 
     yield Step(
         "Upload your data",
-        "Examples of questions with the answers you would want. Each row is checked, and you see what is wrong with it.",
+        "Examples of questions with the answers you would want. Each row is checked, and you see what is amiss.",
         checked,
         reverse("datasets" if checked else "dataset_new", args=[ws]),
         "Datasets" if checked else "Upload data",

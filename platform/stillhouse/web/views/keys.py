@@ -15,7 +15,7 @@ from stillhouse.web.connect import python_snippet
 
 @in_workspace("GET", "POST")
 def keys(request: HttpRequest, by: Membership) -> HttpResponse:
-    """The list. A new key's secret is in the answer to the POST and nowhere else, so that answer is no redirect."""
+    """The list. A new key's secret is in the answer to the POST and nowhere else: no redirect then."""
     secret = ""
     if request.method == "POST":
         key, secret = create_key(by=by, name=request.POST.get("name", ""))

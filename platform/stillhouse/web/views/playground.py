@@ -34,6 +34,6 @@ def playground(request: HttpRequest, by: Membership) -> HttpResponse:
 
 @in_workspace("POST")
 def playground_grant(request: HttpRequest, by: Membership) -> HttpResponse:
-    """A fresh grant for this person's page: whatever an app key of the workspace may call, for a quarter of an hour."""
+    """A fresh grant for this person's page: it may call whatever an app key of the workspace may."""
     token = make_grant(workspace_id=by.workspace_id, caller=by.user_id, models=None, seconds=GRANT_SECONDS)
     return JsonResponse({"grant": token, "seconds": GRANT_SECONDS})

@@ -1,7 +1,8 @@
 """The live side of a run: server-sent events, from a database read once a second.
 
-A viewer costs no thread: between reads there is only a coroutine, and the reads share the small pool of threads
-that the event loop keeps. A reader who reconnects says how far it got (`Last-Event-ID`) and is given the rest.
+A viewer costs no thread: between reads there is only a coroutine, and the reads share the small pool of
+threads that the event loop keeps. A reader who reconnects says how far it got (`Last-Event-ID`) and is given
+the rest.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from stillhouse.web.access import in_workspace
 
 POLL_SECONDS = 1.0
 SILENCE_SECONDS = 15.0
-"""After this long without news a comment is sent, so that proxies keep the line open and a lost reader shows."""
+"""After this long without news a comment is sent, so that proxies keep the line open."""
 LIFE_SECONDS = 600.0
 """Then the stream ends and the browser reconnects: nothing is held for ever."""
 

@@ -27,9 +27,9 @@ from stillhouse.web.access import in_workspace, is_htmx, wants_json
 from workers.contract import TrainSpec
 
 PRESETS: Mapping[Preset, str] = {
-    Preset.QUICK: "A first look. Goes through part of the data once; good for finding out whether the data teaches anything.",
+    Preset.QUICK: "A first look: part of the data, once. Good for finding out whether it teaches anything.",
     Preset.BALANCED: "The one to start with. Learns all the data with sizes that suit most tasks.",
-    Preset.THOROUGH: "Several times through the data with a wider adapter. Slower; for when balanced falls short.",
+    Preset.THOROUGH: "Several times through the data with a wider adapter. For when balanced falls short.",
 }
 
 CHOICES: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -82,7 +82,9 @@ def _start(by: Membership, form: QueryDict) -> TrainingRun:
 
 def _chosen(by: Membership, version_id: str, place: str) -> DatasetVersion:
     if not version_id:
-        raise UserError("data_missing", "No data is chosen.", place, "Choose a dataset version, or upload one first.")
+        raise UserError(
+            "data_missing", "No data is chosen.", place, "Choose a dataset version, or upload one first."
+        )
     version = data_versions(by).filter(pk=version_id).first()
     if version is None:
         raise NotFound("dataset version")
@@ -92,10 +94,10 @@ def _chosen(by: Membership, version_id: str, place: str) -> DatasetVersion:
 def _overrides(form: QueryDict) -> dict[str, str | int | float]:
     """What the person set by hand; an empty field leaves the setting to the preset."""
     given: dict[str, str | int | float] = {
-        name: form[name].strip() for name in SETTINGS if form.get(name, "").strip()
+        name: value for name in SETTINGS if (value := str(form.get(name, "")).strip())
     }
     if form.get("eval_data"):
-        given.pop("heldout_share", None)  # the field is hidden then: what stands in it was meant for the other choice
+        given.pop("heldout_share", None)  # its field is hidden then: it was meant for the other choice
     return given
 
 
@@ -115,37 +117,39 @@ def _form(by: Membership, given: QueryDict) -> dict[str, Any]:
         "chosen_data": data,
         "chosen_base": base,
         "chosen_preset": given.get("preset", Preset.BALANCED),
-        "adapter_names": runs_of(by).order_by("adapter_name").values_list("adapter_name", flat=True).distinct(),
+        "adapter_names": runs_of(by)
+        .order_by("adapter_name")
+        .values_list("adapter_name", flat=True)
+        .distinct(),
         **_resolved(base, data, given),
     }
 
 
 def _settings(by: Membership, given: QueryDict) -> dict[str, Any]:
     base = bases().filter(pk=given.get("base", "")).first()
-    try:
-        data = _chosen(by, given.get("data", ""), "data")
-    except UserError:
-        data = None
+    data = trainable(by).filter(pk=given.get("data", "")).first()
     return {"given": given, **_resolved(base, data, given)}
 
 
 def _resolved(base: BaseModel | None, data: DatasetVersion | None, given: QueryDict) -> dict[str, Any]:
-    """The advanced settings: each with what the preset gives it and what the person typed."""
-    spec, trouble = None, None
+    """The advanced settings: each with what the preset gives it, what the person typed, and what comes of it."""
+    plain: TrainSpec | None = None
+    checked: TrainSpec | None = None
+    trouble: UserError | None = None
+    steps: int | None = None
     if base and data:
-        eval_data = data if given.get("eval_data") else None  # only whether there is one matters for the defaults
+        # Of the evaluation data only whether there is any matters here: then nothing is held back.
+        eval_data = data if given.get("eval_data") else None
         preset = given.get("preset", Preset.BALANCED)
         try:
-            spec = resolve_spec(base=base, data=data, eval_data=eval_data, preset=preset, overrides={})
+            plain = resolve_spec(base=base, data=data, eval_data=eval_data, preset=preset, overrides={})
             checked = resolve_spec(
                 base=base, data=data, eval_data=eval_data, preset=preset, overrides=_overrides(given)
             )
+            steps = estimate_steps(checked, data.report.valid)
         except UserError as error:
-            trouble, checked = error, spec
-        rows = data.report.valid
-        return {"settings": _fields(spec, given), "trouble": trouble, "resolved": checked,
-                "steps": estimate_steps(checked, rows) if checked else None}
-    return {"settings": _fields(None, given), "trouble": None, "resolved": None, "steps": None}
+            trouble = error
+    return {"settings": _fields(plain, given), "trouble": trouble, "resolved": checked, "steps": steps}
 
 
 def _fields(spec: TrainSpec | None, given: QueryDict) -> list[dict[str, Any]]:
@@ -168,7 +172,13 @@ def run(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
     version = AdapterVersion.objects.filter(run=item).select_related("adapter").first()
     if wants_json(request):
         return JsonResponse(_run_json(item, version))
-    context = {"run": item, "job": item.job, "version": version, "spec": item.spec, "settings": _frozen(item.spec)}
+    context = {
+        "run": item,
+        "job": item.job,
+        "version": version,
+        "spec": item.spec,
+        "settings": _frozen(item.spec),
+    }
     return render(request, "runs/_outcome.html" if is_htmx(request) else "runs/run.html", context)
 
 
@@ -198,7 +208,7 @@ def _run_json(item: TrainingRun, version: AdapterVersion | None) -> dict[str, An
 def run_cancel(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
     item = get_run(by, id)
     actions.cancel_run(by=by, run=item)
-    messages.info(request, "The run is asked to stop. It ends at the next report of its worker, within seconds.")
+    messages.info(
+        request, "The run is asked to stop. It ends at the next report of its worker, within seconds."
+    )
     return redirect(reverse("run", args=[by.workspace.slug, item.pk]))
-
-

@@ -1,4 +1,4 @@
-"""Adapters and their versions: where one comes from, how well it answers, where it is loaded, who allowed it."""
+"""Adapters and their versions: where one comes from, how well it answers, where it is loaded, who agreed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
+from django.utils import timezone
 
 from stillhouse.accounts.access import may
 from stillhouse.accounts.models import Membership
@@ -19,10 +20,11 @@ from stillhouse.evaluations.queries import latest_evaluation, row_counts, rows_p
 from stillhouse.publishing.models import Publication
 from stillhouse.publishing.queries import aliases as aliases_in
 from stillhouse.publishing.queries import aliases_of
-from stillhouse.serving.queries import holdings, is_ready
+from stillhouse.serving.queries import SILENCE, holdings, is_ready
 from stillhouse.web.access import in_workspace, is_htmx, wants_json
 from workers.contract import ServingProof
 
+ROWS_A_PAGE = 10
 ROW_FILTERS = (
     ("all", "All"),
     ("improved", "Improved"),
@@ -66,23 +68,25 @@ def version(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
     if request.GET["part"] == "serving":
         return render(request, "versions/_serving.html", context)
     response = render(request, "versions/_evaluation.html", context)
-    if evaluation and evaluation.job.ended:
-        response["HX-Refresh"] = "true"  # answers and the question for approval appear: the page is another one now
+    if evaluation and evaluation.job.ended:  # the answers and the form to ask for approval appear now
+        response["HX-Refresh"] = "true"
     return response
 
 
 def _rows(request: HttpRequest, by: Membership, evaluation: Evaluation) -> dict[str, Any]:
     show = request.GET.get("show", "all")
     number = request.GET.get("page", "1")
-    page = rows_page(by, evaluation, show=show, page=int(number) if number.isdecimal() else 1)
+    page = rows_page(
+        by, evaluation, show=show, page=int(number) if number.isdecimal() else 1, size=ROWS_A_PAGE
+    )
     counts = row_counts(evaluation)
-    filters = [(name, label, counts[name]) for name, label in ROW_FILTERS]  # type: ignore[index]
+    filters = [(name, label, counts[name]) for name, label in ROW_FILTERS]
     return {"page": page, "show": show, "filters": filters}
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One line of the comparison: the base's number against the adapter's, each also as a share of the whole."""
+    """One line of the comparison: the base's number against the adapter's, each also as a share."""
 
     label: str
     explanation: str
@@ -132,7 +136,11 @@ def _comparison(result: EvaluationResult) -> list[Measure]:
 
 def _replicas(item: AdapterVersion) -> list[dict[str, Any]]:
     return [
-        {"holding": holding, "proof": ServingProof.model_validate(holding.proof) if holding.proof else None}
+        {
+            "holding": holding,
+            "proof": ServingProof.model_validate(holding.proof) if holding.proof else None,
+            "silent": not holding.replica.healthy or holding.replica.reported_at < timezone.now() - SILENCE,
+        }
         for holding in holdings(item)
     ]
 
@@ -144,7 +152,9 @@ def _approval(by: Membership, item: AdapterVersion) -> dict[str, Any]:
         "approval": request,
         "decision": decision,
         "own_work": bool(request and own_work(by, request)),
-        "may_decide": bool(request and not decision and may(by, "version.decide") and not own_work(by, request)),
+        "may_decide": bool(
+            request and not decision and may(by, "version.decide") and not own_work(by, request)
+        ),
         "may_ask": item.state == CANDIDATE and request is None,
         "may_publish": item.state == APPROVED and may(by, "alias.publish"),
         "aliases": aliases_of(item),

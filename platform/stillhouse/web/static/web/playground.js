@@ -3,8 +3,6 @@ import { copyText } from "./app.js";
 import { Trouble, call, duration, showTrouble } from "./http.js";
 
 const root = document.querySelector("[data-playground]");
-if (root) start();
-
 function start() {
   const form = root.querySelector("[data-ask]");
   const send = root.querySelector("[data-send]");
@@ -207,3 +205,5 @@ const SNIPPETS = {
     "",
   ].join("\n"),
 };
+
+if (root) start();

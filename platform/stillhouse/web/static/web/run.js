@@ -73,12 +73,17 @@ function paint() {
   const data = [steps, losses, smooth(losses)];
   if (plot) { plot.setData(data); return; }
   if (!steps.length) return;
+  box.replaceChildren();
   plot = new uPlot(options(box), data, box);
 }
 
+/** The mean over a window around each point: unlike a running mean it does not lag behind. */
 function smooth(values) {
-  let mean = values[0];
-  return values.map((value) => { mean = 0.8 * mean + 0.2 * value; return mean; });
+  const reach = Math.max(1, Math.floor(values.length / 16));
+  return values.map((_, index) => {
+    const window = values.slice(Math.max(0, index - reach), index + reach + 1);
+    return window.reduce((sum, value) => sum + value, 0) / window.length;
+  });
 }
 
 function options(box) {

@@ -1,0 +1,318 @@
+"""What the gateway adds: latency at one connection, requests a second at sixteen, time per chunk.
+
+    python benchmarks/gateway.py [--seconds 5]
+
+Beside each other in one run: a fast fake engine called directly, and the same engine through one gateway
+process (keys, routing, reasoning split and the ledger on, a real Postgres). The processor time of the gateway
+per request is measured too: on a busy machine it is the figure to compare. Ends with one JSON line.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+Answer = TypeVar("Answer")
+ROOT = Path(__file__).resolve().parents[1]
+CONNECTIONS = 16
+CHUNKS = 64
+WARM_UP_SECONDS = 1.0
+QUESTION = "Which type of clause is this, and what does it oblige the supplier to do? " * 4
+
+
+# ---- the fake engine, an ASGI application of its own process
+
+
+def _chunk(delta: dict[str, str], finish: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "base"}
+    usage = {"prompt_tokens": 80, "completion_tokens": 1, "total_tokens": 81}
+    return b"data: " + json.dumps({**head, "choices": [choice], "usage": usage}).encode() + b"\n\n"
+
+
+_ANSWER = json.dumps(
+    {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "base",
+        "choices": [
+            {
+                "index": 0,
+                "message": {
+                    "role": "assistant",
+                    "content": "<think>\nIt speaks of fees.\n</think>\n\n" + "{} " * 60,
+                },
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 80, "completion_tokens": 70, "total_tokens": 150},
+    }
+).encode()
+_CHUNKS = [
+    _chunk({"role": "assistant", "content": ""}),
+    *[_chunk({"content": " word"})] * CHUNKS,
+    _chunk({}, "stop"),
+]
+
+
+async def engine(
+    scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+) -> None:
+    """Answers every chat request with the same bytes."""
+    if scope["type"] != "http":
+        return
+    body = b""
+    more = True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    if b'"stream":true' in body:
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for chunk in _CHUNKS:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await asyncio.sleep(0)  # one write a chunk, as an engine does
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        return
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(_ANSWER))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": _ANSWER})
+
+
+# ---- the load
+
+
+@dataclass
+class Target:
+    port: int
+    pid: int
+    key: str
+    model: str
+    sent: int = 0
+    """Requests so far."""
+
+    def request(self, *, stream: bool) -> bytes:
+        self.sent += 1
+        body = {"model": self.model, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0}
+        raw = json.dumps({**body, "stream": True} if stream else body, separators=(",", ":")).encode()
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{self.port}\r\n"
+            f"authorization: Bearer {self.key}\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
+        )
+        return head.encode() + raw
+
+
+class Wire:
+    """One keep-alive connection. Small on purpose: it shares the machine with what is measured."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    async def open(self) -> "Wire":
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._target.port)
+        return self
+
+    def close(self) -> None:
+        self._writer.close()
+
+    async def ask(self) -> bool:
+        """One whole answer; whether it was a good one."""
+        self._writer.write(self._target.request(stream=False))
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        await self._reader.readexactly(length)
+        return head.startswith(b"HTTP/1.1 200")
+
+    async def stream(self) -> tuple[float, float]:
+        """Seconds to the first chunk of text, and to the end of the stream."""
+        began = time.perf_counter()
+        self._writer.write(self._target.request(stream=True))
+        await self._reader.readuntil(b" word")
+        first = time.perf_counter() - began
+        await self._reader.readuntil(b"[DONE]")
+        await self._reader.readuntil(b"0\r\n\r\n")
+        return first, time.perf_counter() - began
+
+
+async def latency(target: Target, seconds: float) -> list[float]:
+    """Milliseconds of each request of one connection."""
+    wire = await Wire(target).open()
+    await _for(WARM_UP_SECONDS, wire.ask)
+    times: list[float] = []
+
+    async def one() -> bool:
+        began = time.perf_counter()
+        good = await wire.ask()
+        times.append((time.perf_counter() - began) * 1000)
+        return good
+
+    await _for(seconds, one)
+    wire.close()
+    return times
+
+
+def processor_seconds(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def throughput(target: Target, seconds: float) -> tuple[float, int]:
+    """Requests a second over all connections, and answers that were not 200."""
+    wires = [await Wire(target).open() for _ in range(CONNECTIONS)]
+    await asyncio.gather(*(_for(WARM_UP_SECONDS, wire.ask) for wire in wires))
+    began = time.perf_counter()
+    results = await asyncio.gather(*(_for(seconds, wire.ask) for wire in wires))
+    spent = time.perf_counter() - began
+    for wire in wires:
+        wire.close()
+    return sum(len(result) for result in results) / spent, sum(result.count(False) for result in results)
+
+
+async def streams(target: Target, seconds: float) -> tuple[float, float]:
+    """Medians in milliseconds: to the first chunk, and of the rest per chunk."""
+    wire = await Wire(target).open()
+    await _for(WARM_UP_SECONDS, wire.stream)
+    results = await _for(seconds, wire.stream)
+    wire.close()
+    first = statistics.median(first for first, _ in results) * 1000
+    rest = statistics.median((end - first) / CHUNKS for first, end in results) * 1000
+    return first, rest
+
+
+async def _for(seconds: float, do: Callable[[], Awaitable[Answer]]) -> list[Answer]:
+    end = time.perf_counter() + seconds
+    results = []
+    while time.perf_counter() < end:
+        results.append(await do())
+    return results
+
+
+# ---- the processes
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def _serve(application: str, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], int]:
+    """One uvicorn process, as production starts it; returns when it listens."""
+    port = _free_port()
+    command = [sys.executable, "-m", "uvicorn", application, "--app-dir", "platform", "--host", "127.0.0.1"]
+    options = [
+        "--port",
+        str(port),
+        "--loop",
+        "uvloop",
+        "--http",
+        "httptools",
+        "--no-access-log",
+        "--log-level",
+        "warning",
+    ]
+    process = subprocess.Popen([*command, *options], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return process, port
+        time.sleep(0.05)
+    process.kill()
+    raise SystemExit(f"{application} did not start")
+
+
+def _publish(engine_port: int) -> tuple[str, str]:
+    """An alias published on a replica that is the fake engine: (key, alias)."""
+    from django.core.management import call_command  # noqa: PLC0415
+
+    from tests.web.gateway.engine import Engine  # noqa: PLC0415
+    from tests.web.gateway.house import make_house  # noqa: PLC0415
+
+    call_command("migrate", verbosity=0)
+    from stillhouse.publishing.actions import publish  # noqa: PLC0415
+
+    house = make_house(Engine(models=set(), url=f"http://127.0.0.1:{engine_port}"))
+    version = house.approved()
+    return house.secret, publish(by=house.lead, alias_name="clauses", version=version).alias.name
+
+
+def _records() -> int:
+    from stillhouse.usage.models import UsageRecord  # noqa: PLC0415
+
+    return UsageRecord.objects.count()
+
+
+async def _measure(direct: Target, gateway: Target, seconds: float) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "seconds_each": seconds,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    latencies = {"direct": await latency(direct, seconds), "gateway": await latency(gateway, seconds)}
+    for share in (50, 99):
+        at = {name: statistics.quantiles(times, n=100)[share - 1] for name, times in latencies.items()}
+        figures[f"direct_p{share}_ms"] = round(at["direct"], 3)
+        figures[f"added_p{share}_ms"] = round(at["gateway"] - at["direct"], 3)
+    for name, target in (("direct", direct), ("gateway", gateway)):
+        spent, sent = processor_seconds(target.pid), target.sent
+        rate, figures[f"{name}_errors"] = await throughput(target, seconds)
+        figures[f"{name}_rps_{CONNECTIONS}"] = round(rate)
+        spent, sent = processor_seconds(target.pid) - spent, target.sent - sent
+        figures[f"{name}_processor_ms_per_request"] = round(spent / sent * 1000, 3)
+    (direct_first, direct_chunk), (first, chunk) = (
+        await streams(direct, seconds),
+        await streams(gateway, seconds),
+    )
+    figures["added_first_token_ms"] = round(first - direct_first, 3)
+    figures["added_per_chunk_ms"] = round(chunk - direct_chunk, 4)
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long each figure is measured")
+    seconds = parser.parse_args().seconds
+    sys.path[:0] = [str(ROOT / "platform"), str(ROOT)]
+    from tests.stores import Stores  # noqa: PLC0415
+
+    stores = Stores()
+    os.environ.update(stores.settings(), DJANGO_SETTINGS_MODULE="stillhouse.settings", LOG_LEVEL="INFO")
+    import django  # noqa: PLC0415
+
+    django.setup()
+    processes = []
+    try:
+        stores.start()
+        engine_process, engine_port = _serve("benchmarks.gateway:engine", dict(os.environ))
+        processes.append(engine_process)
+        key, alias = _publish(engine_port)
+        gateway_process, gateway_port = _serve("stillhouse.gateway.asgi:application", dict(os.environ))
+        processes.append(gateway_process)
+        direct = Target(engine_port, engine_process.pid, "", "base")
+        gateway = Target(gateway_port, gateway_process.pid, key, alias)
+        figures = asyncio.run(_measure(direct, gateway, seconds))
+        time.sleep(2)
+        figures |= {"requests": gateway.sent, "usage_rows": _records()}
+        print(json.dumps(figures))
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait(timeout=10)
+        stores.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Training jobs with the real engine on a tiny base: what is uploaded, and what another attempt goes on from."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.workers.standin import PlatformStandIn
+from tests.workers.training.tiny import make_base
+from workers.contract import AdapterManifest, ReportAnswer, TrainSpec
+from workers.runtime.job import run_job
+from workers.runtime.settings import WorkerSettings
+
+SPEC = TrainSpec(
+    base="tiny", rank=4, alpha=8, batch_size=4, learning_rate=1e-2, max_length=256, golden_samples=2, checkpoint_every=2
+)
+DATA = b"".join(
+    json.dumps(
+        {"messages": [{"role": "user", "content": f"q{number}"}, {"role": "assistant", "content": f"a{number}"}]}
+    ).encode()
+    + b"\n"
+    for number in range(12)
+)
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bases")
+    make_base(folder / "tiny")
+    return folder
+
+
+@pytest.fixture
+def settings(platform: PlatformStandIn, bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerSettings:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return WorkerSettings(platform.url, "worker-secret", "redis://", bases, tmp_path / "work", "gpu-1")
+
+
+def test_a_train_job_uploads_the_adapter_and_its_manifest_last(
+    platform: PlatformStandIn, settings: WorkerSettings
+) -> None:
+    platform.claimed("train", SPEC, {"data": DATA})
+    statuses = iter([500, 403])
+    platform.put_status = lambda name: next(statuses, 200)
+    run_job("job-1", settings, threading.Event())
+
+    (finish,) = platform.finishes
+    assert finish["failure"] is None
+    assert list(platform.stored)[-1] == "manifest.json"
+    assert set(platform.stored) == {"adapter_model.safetensors", "adapter_config.json", "manifest.json"}
+    assert platform.grants == 5, "a fresh grant for every try"
+    manifest = AdapterManifest.model_validate_json(platform.stored["manifest.json"])
+    assert manifest.run == "run-1"
+    assert finish["files"][-1]["sha256"] == finish["result"]["manifest_sha256"]
+    points = [point for report in platform.reports for point in report["metrics"]]
+    assert [point["step"] for point in points] == [1, 2, 3]
+    assert all(point["values"]["loss"] > 0 for point in points)
+    assert not (settings.work_dir / "jobs" / "job-1").exists()
+
+
+def test_another_attempt_goes_on_from_the_checkpoint(platform: PlatformStandIn, settings: WorkerSettings) -> None:
+    spec = SPEC.model_copy(update={"epochs": 20.0})
+    platform.claimed("train", spec, {"data": DATA})
+    stopping = threading.Event()
+
+    def report(report: dict[str, object]) -> tuple[int, ReportAnswer]:
+        if report["step"]:
+            stopping.set()
+        return 200, ReportAnswer(action="continue")
+
+    platform.report = report
+    run_job("job-1", settings, stopping)
+    assert platform.finishes[0]["failure"]["code"] == "worker_stopped"
+    reached = max(report["step"] for report in platform.reports)
+    assert any((settings.work_dir / "jobs" / "job-1" / "out" / "checkpoints").iterdir())
+
+    platform.reports.clear()
+    platform.claimed("train", spec, {"data": DATA}, attempt=2, token="token-2")
+    run_job("job-1", settings, threading.Event())
+    steps = [point["step"] for report in platform.reports for point in report["metrics"]]
+    assert steps[0] >= reached, "no step done before the checkpoint is done again"
+    assert steps[-1] == 60
+    assert platform.finishes[-1]["token"] == "token-2"
+    assert platform.finishes[-1]["result"]
+
+
+def test_a_users_mistake_is_theirs_and_leaves_nothing(platform: PlatformStandIn, settings: WorkerSettings) -> None:
+    platform.claimed("train", SPEC.model_copy(update={"max_length": 16}), {"data": DATA})
+    run_job("job-1", settings, threading.Event())
+    failure = platform.finishes[0]["failure"]
+    assert failure["fault"] == "user", failure
+    assert "Traceback" not in failure["message"]
+    assert platform.stored == {}
+    assert not (settings.work_dir / "jobs" / "job-1").exists()

@@ -1,0 +1,85 @@
+"""The Celery worker as it is started in production, over the real broker."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from tests.workers.standin import PlatformStandIn
+from workers.contract import ValidateSpec
+
+ROOT = Path(__file__).resolve().parents[3]
+ROW = b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}\n'
+QUEUE = "test-worker"
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def doorbell(stores: None) -> Iterator[Celery]:
+    """The sending side, as the platform has it."""
+    sender = Celery("sender", broker=os.environ["BROKER_URL"])
+    yield sender
+    sender.close()
+
+
+@pytest.fixture
+def worker(platform: PlatformStandIn, stores: None, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    (tmp_path / "bases").mkdir()
+    environment = {
+        **os.environ,
+        "STILLHOUSE_URL": platform.url,
+        "WORKER_TOKEN": "worker-secret",
+        "BASES_DIR": str(tmp_path / "bases"),
+        "WORK_DIR": str(tmp_path / "work"),
+        "WORKER_NAME": "cpu-1",
+    }
+    command = [sys.executable, "-m", "celery", "-A", "workers.runtime.app", "worker", "--queues", QUEUE, "--pool", "solo"]
+    command += ["--without-gossip", "--without-mingle", "--without-heartbeat", "--hostname", "cpu-1@%h"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    yield process
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0
+
+
+def test_a_doorbell_leads_to_a_claim_and_nonsense_is_dropped(
+    platform: PlatformStandIn, worker: subprocess.Popen[bytes], doorbell: Celery
+) -> None:
+    platform.claimed("validate", ValidateSpec(), {"data": ROW})
+    for message in ("../../etc/passwd", "", "job-1"):
+        doorbell.send_task("stillhouse.run_job", args=[message], queue=QUEUE)
+    wait_for(lambda: platform.finishes)
+    assert platform.finishes[0]["result"]["valid"] == 1
+    assert len(platform.finishes) == 1
+
+    loaded = Path(f"/proc/{worker.pid}/maps").read_text()
+    assert "torch" not in loaded, "the Celery process must stay light"
+
+
+def test_a_worker_without_its_settings_says_which(tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "BROKER_URL": "redis://127.0.0.1:9/0"}
+    command = [sys.executable, "-m", "celery", "-A", "workers.runtime.app", "worker"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert "The worker cannot start: STILLHOUSE_URL is not set" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_runtime_loads_no_torch_and_no_django() -> None:
+    source = (
+        "import sys, workers.runtime.job, workers.serving.agent, workers.evaluation.suite;"
+        "print([name for name in ('torch', 'django', 'transformers', 'celery') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
