@@ -26,6 +26,7 @@ Answer = TypeVar("Answer")
 ROOT = Path(__file__).resolve().parents[1]
 CONNECTIONS = 16
 CHUNKS = 64
+CHUNK_SECONDS = 0.002
 WARM_UP_SECONDS = 1.0
 QUESTION = "Which type of clause is this, and what does it oblige the supplier to do? " * 4
 
@@ -83,7 +84,7 @@ async def engine(
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         for chunk in _CHUNKS:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await asyncio.sleep(0)  # one write a chunk, as an engine does
+            await asyncio.sleep(CHUNK_SECONDS)
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
         return
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(_ANSWER))]
@@ -109,7 +110,8 @@ class Target:
         raw = json.dumps({**body, "stream": True} if stream else body, separators=(",", ":")).encode()
         head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{self.port}\r\n"
-            f"authorization: Bearer {self.key}\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
+            f"authorization: Bearer {self.key}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(raw)}\r\n\r\n"
         )
         return head.encode() + raw
 

@@ -31,13 +31,6 @@ def pytest_unconfigure() -> None:
         _stores = None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of the platform get the servers without asking; those of the workers run without any."""
-    for item in items:
-        if "web" in item.path.parts[:-1]:
-            item.add_marker(pytest.mark.usefixtures("stores"))
-
-
 @pytest.fixture(scope="session")
 def stores() -> Iterator[None]:
     """Postgres, the broker and the object store answer; the bucket exists."""

@@ -1,4 +1,4 @@
-"""The people of the tests: an expert, a lead and an administrator of one workspace, and an outsider in another."""
+"""The people of the tests: expert, lead and administrator of one workspace, and an outsider in another."""
 
 import hashlib
 import json
@@ -42,10 +42,16 @@ class World:
         return self._clients[member.user_id]
 
     def dataset(
-        self, *, rows: Sequence[Mapping[str, Any]] | None = None, name: str = "Clauses", by: Membership | None = None
+        self,
+        *,
+        rows: Sequence[Mapping[str, Any]] | None = None,
+        name: str = "Clauses",
+        by: Membership | None = None,
     ) -> DatasetVersion:
         """A dataset version of these rows, in the store; its check is queued."""
-        body = jsonl(rows if rows is not None else [chat_row(f"Question {n}", f"Answer {n}") for n in range(10)])
+        body = jsonl(
+            rows if rows is not None else [chat_row(f"Question {n}", f"Answer {n}") for n in range(10)]
+        )
         by = by or self.expert
         dataset = Dataset.objects.filter(workspace=by.workspace, name=name).first()
         return self.upload(body, dataset=dataset or create_dataset(by=by, name=name), by=by)
@@ -80,7 +86,7 @@ class Worker:
     attempt: int = 0
 
     def post(self, call: str, body: Any = None, *, bearer: str | None = None) -> Any:
-        """POST to /worker/v1/jobs/<id>/<call>; the token of the attempt is added. Returns Django's response."""
+        """POST to /worker/v1/jobs/<id>/<call> with the attempt's token. Returns Django's response."""
         sent = {"token": self.token, **(body or {})} if call != "claim" else body
         return Client().post(
             f"/worker/v1/jobs/{self.job_id}/{call}",
@@ -144,7 +150,9 @@ def make_world() -> World:
 
 def _member(workspace: Workspace, name: str, role: Role) -> Membership:
     """Somebody whose account exists already: hashing a password is slow on purpose, so it is done once."""
-    user = User.objects.create(email=f"{name.lower()}@{workspace.slug}.example", name=name, password=_hashed())
+    user = User.objects.create(
+        email=f"{name.lower()}@{workspace.slug}.example", name=name, password=_hashed()
+    )
     return add_member(workspace=workspace, email=user.email, password=None, name=name, role=role)
 
 

@@ -1,4 +1,6 @@
-"""`python -m workers`: train, validate, base, evaluate, agent. Results go to stdout, everything else to stderr."""
+"""`python -m workers`: train, validate, base, evaluate, agent. Results go to stdout, everything else to
+stderr.
+"""
 
 import argparse
 import contextlib
@@ -21,7 +23,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser(wanted: list[str]) -> argparse.ArgumentParser:
-    """The parser; the arguments of the rooms that own theirs are loaded for the command that is `wanted` alone."""
+    """The parser; rooms that own their arguments are loaded only when their command is `wanted`."""
     parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -137,9 +139,8 @@ def _report_text(report: ValidationReport) -> str:
     ):
         for problem in problems:
             place = "file" if problem.row == 0 else f"row {problem.row}"
-            lines.append(
-                f"{name}: {place}{f', {problem.field}' if problem.field else ''}: {problem.message} [{problem.code}]"
-            )
+            place += f", {problem.field}" if problem.field else ""
+            lines.append(f"{name}: {place}: {problem.message} [{problem.code}]")
         if count > len(problems):
             lines.append(f"{count - len(problems):,} more {name}s are not listed.")
     return "\n".join(lines)

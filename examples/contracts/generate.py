@@ -1,7 +1,7 @@
 """Write the contracts dataset: train.jsonl (180 rows) and heldout.jsonl (36 rows of unseen wordings).
 
-Six types of clause, each in five wordings for training and one more that training never sees, each wording filled six
-times. The answer is one short thought and one line of JSON. Seeded: the same files every time.
+Six types of clause, each in five wordings for training and one more that training never sees, each wording
+filled six times. The answer is one short thought and one line of JSON. Seeded: the same files every time.
 
     python examples/contracts/generate.py [FOLDER]
 """
@@ -69,7 +69,7 @@ CLAUSES = [
         train=[
             "The {party} may end this agreement by giving {value} days' written notice.",
             "This contract can be terminated by the {party} upon {value} days' prior notice in writing.",
-            "Termination: the {party} shall notify the other side at least {value} days before leaving the agreement.",
+            "Termination: the {party} shall notify the other side at least {value} days before leaving.",
             "If the {party} wishes to cancel, a notice period of {value} days applies.",
             "The {party} is free to withdraw from this agreement after {value} days' notice.",
         ],

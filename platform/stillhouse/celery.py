@@ -9,7 +9,7 @@ TASK = "stillhouse.run_job"
 
 
 def make_app(broker_url: str) -> Celery:
-    """A Celery app that only sends, and gives up within seconds when the broker is away: the outbox is the retry."""
+    """An app that only sends, and gives up within seconds when the broker is away: the outbox retries."""
     app = Celery("stillhouse", broker=broker_url, set_as_current=False)
     app.conf.update(
         task_ignore_result=True,

@@ -29,7 +29,13 @@ def write(world: World, count: int = 3) -> Workspace:
                 action="thing.done",
                 object_id=f"thing_{number}",
                 object_name="Ünïcode ✓",
-                details={"number": number, "rate": 1e-4, "huge": 1e300, "not": float("nan"), "nested": {"b": [1, None], "a": "é"}},
+                details={
+                    "number": number,
+                    "rate": 1e-4,
+                    "huge": 1e300,
+                    "not": float("nan"),
+                    "nested": {"b": [1, None], "a": "é"},
+                },
             )
     return workspace
 
@@ -57,10 +63,16 @@ def test_what_is_rolled_back_was_never_recorded(world: World) -> None:
     assert AuditEvent.objects.count() == before and verify_chain(workspace) is None
 
 
-@pytest.mark.parametrize("statement", ["UPDATE audit_auditevent SET action = 'x'", "DELETE FROM audit_auditevent"])
+@pytest.mark.parametrize(
+    "statement", ["UPDATE audit_auditevent SET action = 'x'", "DELETE FROM audit_auditevent"]
+)
 def test_the_database_refuses_changes(world: World, statement: str) -> None:
     write(world)
-    with pytest.raises(IntegrityError, match="append-only"), transaction.atomic(), connection.cursor() as cursor:
+    with (
+        pytest.raises(IntegrityError, match="append-only"),
+        transaction.atomic(),
+        connection.cursor() as cursor,
+    ):
         cursor.execute(statement)
 
 
@@ -91,7 +103,11 @@ def test_a_change_by_force_breaks_the_chain_there(world: World, assignment: str)
     workspace = write(world, 5)
     last = AuditEvent.objects.filter(workspace=workspace).latest("sequence").sequence
     where = "WHERE workspace_id = %s AND sequence = %s"
-    tamper(lambda cursor: cursor.execute(f"UPDATE audit_auditevent SET {assignment} {where}", [workspace.pk, last - 2]))
+    tamper(
+        lambda cursor: cursor.execute(
+            f"UPDATE audit_auditevent SET {assignment} {where}", [workspace.pk, last - 2]
+        )
+    )
     assert verify_chain(workspace) == last - 2
 
 
@@ -114,7 +130,10 @@ def run_verify() -> tuple[list[dict[str, Any]], int]:
 def test_the_command_tells_whole_from_broken(world: World) -> None:
     workspace = write(world)
     verdicts, status = run_verify()
-    assert status == 0 and {verdict["workspace"]: verdict["whole"] for verdict in verdicts} == {"acme": True, "globex": True}
+    assert status == 0 and {verdict["workspace"]: verdict["whole"] for verdict in verdicts} == {
+        "acme": True,
+        "globex": True,
+    }
     tamper(lambda cursor: cursor.execute("UPDATE audit_auditevent SET action = 'x' WHERE sequence = 2"))
     verdicts, status = run_verify()
     [acme] = [verdict for verdict in verdicts if verdict["workspace"] == workspace.slug]

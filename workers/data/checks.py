@@ -152,7 +152,7 @@ def _message(item: object, place: str, checked: CheckedLine) -> ChatMessage | No
             checked.error(
                 f"{place}.{name}",
                 "unsupported_field",
-                f"`{name}` cannot be trained on yet. Remove the field, or write what matters of it into `content`.",
+                f"`{name}` cannot be trained on yet. Remove the field, or write what matters into `content`.",
             )
     listed = place.partition("[")[0]
     checked.ignored.extend(f"{listed}[].{key}" for key in item if key not in KNOWN_MESSAGE_FIELDS)
@@ -272,7 +272,7 @@ def _check_order(messages: list[ChatMessage], checked: CheckedLine) -> None:
         checked.error(
             f"messages[{len(messages) - 1}].role",
             "role_order",
-            "The last message is not the assistant's, so nothing answers it. Add the answer or remove the question.",
+            "The last message is not the assistant's, so nothing answers it. Add an answer or remove it.",
         )
 
 

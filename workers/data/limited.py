@@ -24,7 +24,7 @@ PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 def validate_in_child(
     path: Path, spec: ValidateSpec, on_progress: Callable[[int], None] | None = None
 ) -> ValidationReport:
-    """Like `validate`, under the memory and time limits of `spec`; running into one is an error in the report."""
+    """Like `validate`, under the memory and time limits of `spec`; reaching one is an error of the report."""
     start = time.monotonic()
     rows = 0
     report: ValidationReport | None = None

@@ -29,8 +29,8 @@ class Line:
 def read_lines(path: Path, max_bytes: int) -> Iterator[Line]:
     """Yield the lines of `path`; one longer than `max_bytes` is counted and skipped, never held in memory.
 
-    Only a line feed ends a line: the other separators that Unicode knows may stand inside a JSON string. A carriage
-    return before it belongs to the line end. A byte order mark at the start of the file is dropped.
+    Only a line feed ends a line: the other separators that Unicode knows may stand inside a JSON string. A
+    carriage return before it belongs to the line end. A byte order mark at the start of the file is dropped.
     """
     with path.open("rb") as file:
         number = 0

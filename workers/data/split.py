@@ -10,8 +10,8 @@ from workers.data.chat import Row, canonical
 def is_held_out(row: Row, split: SplitSpec) -> bool:
     """Whether `row` is on the held-out side; depends on the seed and the row's own content alone.
 
-    So the sides stay the same when rows are added, removed or put in another order, and exact duplicates never end
-    up on both sides.
+    So the sides stay the same when rows are added, removed or put in another order, and exact duplicates
+    never end up on both sides.
     """
     digest = hashlib.sha256(f"{split.seed}\n".encode() + canonical(row)).digest()
     return int.from_bytes(digest[:8], "big") < split.share * 2**64

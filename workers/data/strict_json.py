@@ -62,7 +62,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise JsonProblem(
             "duplicate_key",
-            f"The key {shown(twice)} stands twice in one object, so it is unclear which value counts. Keep one.",
+            f"The key {shown(twice)} stands twice in one object, so its value is unclear. Keep one.",
             field=twice[:60],
         )
     return found

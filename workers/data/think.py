@@ -19,8 +19,8 @@ class Split(NamedTuple):
 def split_think(text: str) -> Split:
     """Take the think block off the start of an answer.
 
-    A block may lack its opening tag: bases whose prompt already opens it write only the closing one. White space
-    between the tags and the texts belongs to the template, not to the data, and is dropped.
+    A block may lack its opening tag: bases whose prompt already opens it write only the closing one. White
+    space between the tags and the texts belongs to the template, not to the data, and is dropped.
     """
     before, closing, after = text.partition(CLOSE)
     opened = before.lstrip().startswith(OPEN)

@@ -86,9 +86,7 @@ class Endpoint:
         await self._client.aclose()
 
     async def wait_until_ready(self, model: str, seconds: float) -> None:
-        """Return once `model` answers; raise EvaluationError `adapter_not_ready` when it does not for
-        `seconds`.
-        """
+        """Return once `model` answers. Raises EvaluationError `adapter_not_ready` after `seconds`."""
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -166,8 +164,6 @@ def _problem(model: str, response: httpx.Response) -> Exception:
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds, when the answer names them; the date form of the header is not used by the gateway or the
-    engine.
-    """
+    """Seconds, when the answer names them; neither gateway nor engine uses the header's date form."""
     text = response.headers.get("retry-after", "")
     return float(text) if text.isdecimal() else None

@@ -45,9 +45,7 @@ def _prompt(messages: list[ChatMessage], think: ThinkContract) -> Prompt:
 
 
 def _as_sent(message: ChatMessage, think: ThinkContract) -> dict[str, str]:
-    """A message as the chat endpoint takes it; earlier reasoning goes along only where the base's history
-    keeps it.
-    """
+    """A message as the chat endpoint takes it; earlier reasoning only where the base's history keeps it."""
     reasoning = message.get("reasoning_content", "")
     content = message["content"]
     if reasoning and think.history_keeps:

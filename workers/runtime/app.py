@@ -28,7 +28,7 @@ stopping = threading.Event()
 """Set when the worker is asked to stop, so that a running job can be handed back."""
 
 # No fixups: where DJANGO_SETTINGS_MODULE is set, Celery would otherwise load Django into the worker.
-app = Celery("stillhouse-worker", broker=settings.broker_url, fixups=set())
+app = Celery("stillhouse-worker", broker=settings.broker_url, fixups=[])
 app.conf.update(
     task_ignore_result=True,
     task_acks_late=False,

@@ -15,8 +15,6 @@ from workers.wire.api import PlatformAPI
 
 CLAIM_PATIENCE = 30.0
 UPLOADS_PATIENCE = 120.0
-FINISH_PATIENCE = 600.0
-"""Seconds to keep trying to deliver a result. A stale token ends it sooner, so a long wait does no harm."""
 
 
 class WorkerClient:
@@ -45,6 +43,6 @@ class WorkerClient:
         )
         return next(grant for grant in answer.uploads if grant.name == file.name)
 
-    def finish(self, job: str, request: FinishRequest) -> None:
-        """Idempotent per token, so it is repeated until the platform took it."""
-        self._api.post_for_nothing(f"/worker/v1/jobs/{job}/finish", request, patience=FINISH_PATIENCE)
+    def finish(self, job: str, request: FinishRequest, patience: float) -> None:
+        """Idempotent per token, so it is repeated for `patience` seconds until the platform took it."""
+        self._api.post_for_nothing(f"/worker/v1/jobs/{job}/finish", request, patience=patience)

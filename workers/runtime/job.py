@@ -38,8 +38,12 @@ FOLDER_PATIENCE = 60.0
 """Seconds to wait for an older attempt of the same job on this host to be gone."""
 CANCEL_GRACE = 10.0
 """Seconds a cancelled trainer has to keep its last checkpoint."""
-STOP_GRACE = 20.0
+STOP_GRACE = 10.0
 """Seconds a trainer has to write a checkpoint when the worker is being stopped."""
+FINISH_PATIENCE = 600.0
+"""Seconds to keep trying to deliver an outcome. A stale token ends it sooner, so a long wait does no harm."""
+LAST_WORD = 5.0
+"""The same when the worker is being stopped: the platform notices the rest by the lease."""
 UPLOAD_TRIES = 6
 LISTEN = 0.2
 
@@ -53,7 +57,8 @@ def run_job(job: str, settings: WorkerSettings, stopping: threading.Event) -> No
     try:
         claim = client.claim(job, settings.name)
     except Refused as refused:
-        log.info("job %s: not claimed: %s", job, refused)
+        expected = refused.code in ("not_claimable", "unknown_job")  # rung twice, or cancelled meanwhile
+        log.log(logging.INFO if expected else logging.ERROR, "job %s: not claimed: %s", job, refused)
     except Unreachable as error:
         log.warning("job %s: not claimed, the platform will ring again: %s", job, error)
     else:
@@ -78,6 +83,7 @@ class Attempt:
             try:
                 request = self._outcome(reporter)
                 if request is not None:
+                    reporter.flush()
                     self._finish(request)
             finally:
                 self.folder.release()
@@ -256,7 +262,9 @@ class Attempt:
             how = f"failed ({request.failure.fault}, {request.failure.code})"
         log.info("job %s: attempt %d ends %s", self.claim.job, self.claim.attempt, how)
         try:
-            self.client.finish(self.claim.job, request)
+            self.client.finish(
+                self.claim.job, request, LAST_WORD if self.stopping.is_set() else FINISH_PATIENCE
+            )
         except Refused as refused:
             log.warning("job %s: the platform refused the finish: %s", self.claim.job, refused)
             return

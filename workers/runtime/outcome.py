@@ -20,9 +20,7 @@ class JobCancelled(Exception):
 
 
 class JobLost(Exception):
-    """The job is no longer this worker's: refused, or silent for too long. Nobody is told; the platform
-    knows.
-    """
+    """The job is no longer this worker's: refused, or silent for too long. The platform knows already."""
 
 
 def failure_of(error: Exception) -> JobFailure:

@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 SILENCE_LIMIT = 45.0
 """Seconds without a successful report after which the worker stops its own trainer."""
 SILENCE_SHARE = 0.75
-"""The same as a share of the lease, for leases under a minute: always stop before the job may go to somebody
-else.
-"""
+"""The same as a share of the lease: always stop before the job may go to somebody else."""
+
+FLUSHES = 20
 
 
 class Reporter:
@@ -29,6 +29,7 @@ class Reporter:
         self._client, self._claim, self._tracker = client, claim, tracker
         self._stop = threading.Event()
         self._lock = threading.Lock()
+        self._reporting = threading.Lock()
         self._action: Literal["continue", "checkpoint", "cancel"] = "continue"
         self._refusal = ""
         self._last_heard = time.monotonic()
@@ -43,7 +44,7 @@ class Reporter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join(timeout=20.0)
+        self._thread.join(timeout=2.0)  # a report under way may end by itself
 
     def check(self) -> None:
         """Raise JobLost when the job is not ours any more, JobCancelled when somebody cancelled it."""
@@ -56,9 +57,11 @@ class Reporter:
             raise JobCancelled
 
     def check_fence(self) -> None:
-        """For the delivery of a finished result: only a refusal stops it, silence does not."""
+        """For the delivery of a finished result: a refusal or a cancel stops it, silence does not."""
         if self._refusal:
             raise JobLost(self._refusal)
+        if self._action == "cancel":
+            raise JobCancelled
 
     def take_checkpoint_wish(self) -> bool:
         """True once for every answer that asked for a checkpoint."""
@@ -74,7 +77,18 @@ class Reporter:
             if self._stop.wait(self._claim.report_seconds):
                 return
 
-    def _report_once(self) -> None:
+    def flush(self) -> None:
+        """Report what is not reported yet: the curve has its last points before the job is finished."""
+        for _ in range(FLUSHES):
+            if self._refusal or not self._report_once():
+                return
+
+    def _report_once(self) -> bool:
+        """One report. True when it carried points and the platform took them: there may be more."""
+        with self._reporting:
+            return self._report()
+
+    def _report(self) -> bool:
         request, points = self._tracker.report()
         asked = time.monotonic()
         try:
@@ -84,9 +98,13 @@ class Reporter:
         except Unreachable as error:
             log.warning("job %s: report failed: %s", self._claim.job, error)
         except Exception:
-            log.exception("job %s: report failed", self._claim.job)
+            if not self._stop.is_set():  # else the connection was closed under it, and nobody waits
+                log.exception("job %s: report failed", self._claim.job)
         else:
             self._tracker.reported(points)
             self._last_heard = asked
             with self._lock:
-                self._action = "cancel" if self._action == "cancel" else answer.action
+                if self._action == "continue" or answer.action == "cancel":
+                    self._action = answer.action
+            return points > 0
+        return False

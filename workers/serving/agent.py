@@ -104,9 +104,7 @@ class Agent:
     # What the main thread does: look, report, decide.
 
     def _adopt(self) -> None:
-        """Prove again what the engine already holds, before the first report, so that an agent's restart
-        shows no gap.
-        """
+        """Prove again what the engine already holds, before the first report: a restart shows no gap."""
         self._view = self._engine.look()
         if not self._view.healthy:
             return
@@ -147,9 +145,7 @@ class Agent:
         return True
 
     def _next(self) -> Action | None:
-        """Nothing until the platform has been heard once: an agent that knows nothing must not unload
-        anything.
-        """
+        """Nothing before the platform was heard: an agent that knows nothing must not unload anything."""
         return None if self._wanted is None else next_action(self._situation())
 
     def _situation(self) -> Situation:

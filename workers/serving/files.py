@@ -22,8 +22,7 @@ ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json"}
 TARGET_MODULES = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 """The linear layers that engines are started with LoRA for (`--lora-target-modules`)."""
 PLAIN_INITS = {"true", "false", "gaussian", "eva", "orthogonal", "mica", "lora_ga"}
-"""Ways of initialising LoRA that leave the base as it is; the others (PiSSA, OLoRA, CorDA, LoftQ) change it.
-"""
+"""Ways of initialising LoRA that leave the base as it is; PiSSA, OLoRA, CorDA and LoftQ change it."""
 UNSERVABLE = {
     "modules_to_save": "whole modules saved beside the LoRA matrices",
     "use_dora": "DoRA",
@@ -165,9 +164,7 @@ def check_name(version: WantedVersion) -> None:
 
 
 def base_digest(bases_dir: Path, base: str, memory: Path) -> Sha256:
-    """Digest of the base's weights; remembered in the file `memory` while size and time of each file stay the
-    same.
-    """
+    """Digest of the base's weights, remembered in `memory` for as long as the files look the same."""
     folder = bases_dir / base
     if "/" in base or base.startswith(".") or not folder.is_dir():
         raise VersionRefused(f"The engine serves {base[:80]!r}, which is not a folder of BASES_DIR.")

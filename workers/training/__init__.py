@@ -15,6 +15,7 @@
 | settings.py | a TrainSpec from the command line |
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -34,7 +35,9 @@ def train(
     run_id: str = "",
     should_stop: Callable[[], Literal["continue", "checkpoint", "cancel"]] = lambda: "continue",
 ) -> TrainResult:
-    """Train an adapter; see `workers.training.engine.train`. Torch is loaded by this call, not by the import."""
+    """Train an adapter; see `workers.training.engine.train`. The call loads torch, the import does not."""
+    # While it is imported it advises to install a package that would fetch kernels from a hub.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from workers.training.engine import train as run  # noqa: PLC0415 - importing this package must stay cheap
 
     return run(

@@ -52,19 +52,20 @@ class Base:
 
 
 def open_base(path: Path) -> Base:
-    """Read and check a base folder. Raises TrainingError when it is incomplete, unknown or would run its own code."""
+    """Read and check a base folder. Raises TrainingError for what is incomplete, unknown or runs own code."""
     config = _config(path)
     _refuse_own_code(path, config)
     architecture = next(iter(config.get("architectures") or []), "none")
     if architecture not in ARCHITECTURES:
         raise TrainingError(
             "unsupported_architecture",
-            f"The base in {path} has the architecture {architecture}. Use one of {', '.join(sorted(ARCHITECTURES))}.",
+            f"The base in {path} has the architecture {architecture}. "
+            f"Use one of {', '.join(sorted(ARCHITECTURES))}.",
         )
     if "quantization_config" in config:
         raise TrainingError(
             "quantized_base",
-            f"The base in {path} is already quantised. Use its unquantised weights; they are quantised while loading.",
+            f"The base in {path} is already quantised. Use the unquantised one; loading quantises it.",
         )
     files = _weight_files(path)
     tensors = {name: shape for file in files for name, shape in _tensor_shapes(file).items()}
@@ -88,7 +89,8 @@ def check_spec(base: Base, spec: TrainSpec) -> None:
     if spec.rank > MAX_SERVED_RANK:
         raise TrainingError(
             "rank_too_large",
-            f"rank is {spec.rank}; the serving engine loads at most {MAX_SERVED_RANK}. Set rank to {MAX_SERVED_RANK} or less.",
+            f"rank is {spec.rank}; the serving engine loads at most {MAX_SERVED_RANK}. "
+            f"Set rank to {MAX_SERVED_RANK} or less.",
         )
     missing = [name for name in spec.target_modules if not base.has_target(name)]
     if missing:
@@ -153,7 +155,7 @@ def _weight_files(path: Path) -> list[Path]:
     if not files:
         raise TrainingError(
             "no_safetensors",
-            f"The base in {path} has no *.safetensors file. Weights in other formats are not loaded: convert them.",
+            f"The base in {path} has no *.safetensors file. No other format is loaded: convert it.",
         )
     return files
 

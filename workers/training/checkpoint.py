@@ -1,4 +1,6 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped. Safetensors and JSON, never pickles."""
+"""Checkpoints: everything a run needs to go on as if it had never stopped. Safetensors and JSON, never
+pickles.
+"""
 
 import shutil
 from collections.abc import Iterator
@@ -71,7 +73,7 @@ def save_checkpoint(
 def load_newest(
     folder: Path, model: Any, optimizer: torch.optim.Optimizer, identity: Identity
 ) -> Progress | None:
-    """Put the newest checkpoint into model, optimizer and random generators; None when there is no checkpoint.
+    """Put the newest checkpoint into model, optimizer and random generators; None when there is none.
 
     Raises TrainingError when it is damaged or belongs to another run; nothing has been changed then.
     """
@@ -103,8 +105,8 @@ def _verified_state(checkpoint: Path) -> dict[str, Any]:
     if damaged:
         raise TrainingError(
             "checkpoint_damaged",
-            f"{damaged[0]} of the checkpoint {checkpoint} is not as it was written. Delete that folder to go on from "
-            "the checkpoint before it, or start without --resume.",
+            f"{damaged[0]} of the checkpoint {checkpoint} is not as it was written. "
+            "Delete that folder to go on from the checkpoint before it, or start without --resume.",
             fault="platform",
         )
     return state
@@ -120,13 +122,14 @@ def _check_identity(checkpoint: Path, saved: Identity, current: Identity) -> Non
     ]
     raise TrainingError(
         "checkpoint_mismatch",
-        f"The checkpoint {checkpoint} belongs to another run; changed since: {', '.join(changed) or 'the samples'}. "
+        f"The checkpoint {checkpoint} belongs to another run; "
+        f"changed since: {', '.join(changed) or 'the samples'}. "
         "Resume with the settings, data and base of that run, or start without --resume.",
     )
 
 
 def _optimizer_parts(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The optimizer's state as tensors by `<parameter index>.<name>` and everything else by the same kind of key."""
+    """The optimizer's tensors and its other values, each by `<parameter index>.<name>`."""
     tensors: dict[str, torch.Tensor] = {}
     scalars: dict[str, Any] = {}
     for index, values in optimizer.state_dict()["state"].items():
@@ -140,7 +143,7 @@ def _optimizer_parts(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.
 
 
 def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """bitsandbytes hides its tensors in a dictionary of their own when it writes, and reads them either way."""
+    """bitsandbytes writes its tensors in a dictionary of their own, and reads them either way."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from value.items()

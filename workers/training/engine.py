@@ -41,10 +41,11 @@ ShouldStop = Callable[[], Literal["continue", "checkpoint", "cancel"]]
 DIVERGED_FACTOR = 3.0
 DIVERGED_NATS = 3.0
 DIVERGED_STEPS = 5
-"""Steps in a row at a loss of more than `DIVERGED_FACTOR` times and `DIVERGED_NATS` over the first: hopeless."""
+"""Steps in a row at a loss of more than `DIVERGED_FACTOR` times and `DIVERGED_NATS` over the first: hopeless.
+"""
 
 
-def train(
+def train(  # noqa: PLR0915 - one run, read straight down
     spec: TrainSpec,
     *,
     base: Path,
@@ -58,10 +59,10 @@ def train(
 ) -> TrainResult:
     """Train a LoRA on the base in `base` with the chats in `data`; leave it in `out`/adapter.
 
-    Beside it go losses.jsonl (a step a line), checkpoints/ and, when samples were left out, excluded.jsonl. With
-    `resume` the newest checkpoint in `out` is gone on from. `should_stop` is asked after every step. Raises
-    TrainingError for whatever a person must read and Cancelled when `should_stop` says so; there is no `out`/adapter
-    then, except the one of an earlier run when this one was refused before it began.
+    Beside it go losses.jsonl (a step a line), checkpoints/ and, when samples were left out, excluded.jsonl.
+    With `resume` the newest checkpoint in `out` is gone on from. `should_stop` is asked after every step.
+    Raises TrainingError for whatever a person must read and Cancelled when `should_stop` says so; there is no
+    `out`/adapter then, except the one of an earlier run when this one was refused before it began.
     """
     begun = time.monotonic()
     with _plain_errors(spec):
@@ -190,14 +191,14 @@ def _take_step(
 ) -> tuple[float, float]:
     """One optimizer step. Returns the mean loss per trained token of the whole step and the gradient's norm.
 
-    Every microbatch is divided by the tokens of the step, not by its own: however the step is cut into microbatches,
-    each token weighs the same.
+    Every microbatch is divided by the tokens of the step, not by its own: however the step is cut into
+    microbatches, each token weighs the same.
     """
     tokens = sum(samples[index].trained_tokens for batch in step for index in batch)
     loss = torch.zeros((), device=device)
     for batch in step:
         part = -target_logprobs(model, [samples[index] for index in batch], device).sum() / tokens
-        part.backward()  # type: ignore[no-untyped-call]
+        part.backward()
         loss += part.detach()
     norm = torch.nn.utils.clip_grad_norm_(list(trainable(model).values()), spec.max_grad_norm)
     if torch.isfinite(norm):
@@ -213,7 +214,7 @@ def _optimizer(model: Any, spec: TrainSpec, device: torch.device) -> torch.optim
     if spec.optimizer == "paged_adamw_8bit":
         from bitsandbytes.optim import PagedAdamW8bit  # noqa: PLC0415 - seldom used, slow to import
 
-        return PagedAdamW8bit(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)  # type: ignore[no-any-return]
+        return PagedAdamW8bit(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
     return torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
 
 
@@ -287,7 +288,7 @@ def _plain_errors(spec: TrainSpec) -> Iterator[None]:
         raise TrainingError(
             "out_of_memory",
             f"The run did not fit into memory with micro_batch_tokens={spec.micro_batch_tokens} and "
-            f"max_length={spec.max_length}. Halve micro_batch_tokens; if that is below max_length, lower max_length.",
+            f"max_length={spec.max_length}. Halve micro_batch_tokens, and max_length where it is larger.",
         ) from None
     except OSError as error:
         if error.errno != errno.ENOSPC:

@@ -4,7 +4,7 @@ from typing import Literal
 
 
 class TrainingError(Exception):
-    """A run that cannot start or go on: a stable code and a sentence with what happened, where, and what to do."""
+    """A run that cannot start or go on: a stable code, and a sentence with what happened and what to do."""
 
     def __init__(self, code: str, message: str, fault: Literal["user", "platform"] = "user") -> None:
         super().__init__(code, message, fault)

@@ -1,4 +1,4 @@
-"""The adapter as others read it: PEFT's safetensors and configuration, and a manifest that is written last."""
+"""The adapter as others read it: PEFT's safetensors and configuration, and a manifest written last."""
 
 import importlib.metadata
 import platform
@@ -34,7 +34,7 @@ def write_adapter(
     golden: list[GoldenSample],
     run_id: str,
 ) -> None:
-    """Write adapter_model.safetensors (fp32), adapter_config.json and manifest.json into `folder`, whole or not."""
+    """Write adapter_model.safetensors (fp32), adapter_config.json and manifest.json, or nothing."""
     name = spec.base or base.path.name
     partial = fresh_folder(folder.with_name(f".{folder.name}.partial"))
     write_tensors(partial / "adapter_model.safetensors", get_peft_model_state_dict(model))

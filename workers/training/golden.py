@@ -1,4 +1,6 @@
-"""Golden samples: what the trained model says about a few answers, so that a replica can prove it says the same."""
+"""Golden samples: what the trained model says about a few answers, so that a replica can prove it says the
+same.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +17,6 @@ TARGET_TOKENS = 64
 """A proof needs the first tokens of an answer, not all of a long one."""
 
 
-@torch.no_grad()
 def golden_samples(
     model: Any, samples: Sequence[Sample], count: int, device: torch.device
 ) -> list[GoldenSample]:
@@ -25,13 +26,14 @@ def golden_samples(
     fitting = [sample for sample in samples if len(sample.prompt_ids) <= PROMPT_TOKENS]
     candidates = sorted(fitting, key=len)[: count * CANDIDATES_PER_SAMPLE]
     model.eval()
-    found = [_golden(model, _whole_target(sample), device) for sample in candidates]
+    with torch.no_grad():
+        found = [_golden(model, _whole_target(sample), device) for sample in candidates]
     model.train()
     return sorted(found, key=_difference, reverse=True)[:count]
 
 
 def _whole_target(sample: Sample) -> Sample:
-    """The start of the answer, with nothing masked: the engine gives log-probabilities for every token of it."""
+    """The start of the answer, with nothing masked: engines give log-probabilities for all of it."""
     return Sample(
         sample.row, sample.turn, sample.prompt_ids, sample.target_ids[:TARGET_TOKENS], trained_from=0
     )

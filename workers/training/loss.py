@@ -1,4 +1,4 @@
-"""The forward pass up to the loss: the head and its vocabulary-sized logits only where something is learnt."""
+"""The forward pass up to the loss: vocabulary-sized logits only where something is learnt."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,12 +8,15 @@ import torch.nn.functional as F
 
 from workers.training.render import Sample
 
+HEAD_CHUNK = 512
+"""Positions whose logits are made at a time: 100 MB in fp32 for a vocabulary of 49,152."""
+
 
 def target_logprobs(model: Any, samples: Sequence[Sample], device: torch.device) -> torch.Tensor:
-    """Log-probabilities (fp32, nats) of the trained target tokens, sample after sample, shape [trained tokens].
+    """Log-probabilities of the trained target tokens (fp32, nats), shape [tokens], sample after sample.
 
-    The batch is padded on the right. Attention is causal and nothing after a sample's end is looked at, so padding
-    needs no mask, and it does not matter which token pads.
+    The batch is padded on the right. Attention is causal and nothing after a sample's end is looked at, so
+    padding needs no mask, and it does not matter which token pads.
     """
     width = max(len(sample) for sample in samples)
     ids = torch.zeros((len(samples), width), dtype=torch.long)
@@ -28,19 +31,21 @@ def target_logprobs(model: Any, samples: Sequence[Sample], device: torch.device)
 
     causal_lm = model.get_base_model()
     hidden = causal_lm.model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[where]
-    logits = causal_lm.lm_head(hidden).float()
     labels = ids.flatten()[where + 1]
-    return -F.cross_entropy(logits, labels, reduction="none")
+    # In chunks, so that no more than one chunk of fp32 logits exists at a time when nothing is learnt from
+    # them.
+    chunks = zip(hidden.split(HEAD_CHUNK), labels.split(HEAD_CHUNK), strict=True)
+    return -torch.cat([F.cross_entropy(causal_lm.lm_head(h).float(), y, reduction="none") for h, y in chunks])
 
 
-@torch.no_grad()
 def mean_loss(
     model: Any, samples: Sequence[Sample], batches: Sequence[Sequence[int]], device: torch.device
 ) -> float:
-    """Mean over the trained tokens of all `samples`, in nats; `batches` holds their indexes. Dropout is off."""
+    """Mean over the trained tokens of `batches` (indexes of `samples`), in nats; dropout is off."""
     model.eval()
     total = 0.0
-    for batch in batches:
-        total -= float(target_logprobs(model, [samples[index] for index in batch], device).sum())
+    with torch.no_grad():
+        for batch in batches:
+            total -= float(target_logprobs(model, [samples[index] for index in batch], device).sum())
     model.train()
     return total / sum(samples[index].trained_tokens for batch in batches for index in batch)

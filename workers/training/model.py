@@ -1,4 +1,6 @@
-"""The base quantised to NF4 by bitsandbytes, with a LoRA by PEFT on top. Nothing here fetches or runs foreign code."""
+"""The base quantised to NF4 by bitsandbytes, with a LoRA by PEFT on top. Nothing here fetches or runs foreign
+code.
+"""
 
 import logging
 import os
@@ -60,8 +62,8 @@ def load_base(path: Path, spec: TrainSpec, device: torch.device) -> Any:
     )
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
-            # On CPUs with AVX512-BF16 the first forward outside training would repack the weights in place, after
-            # which training goes on without learning anything (bitsandbytes 0.50).
+            # On CPUs with AVX512-BF16 the first forward outside training would repack the weights in place,
+            # after which training goes on without learning anything (bitsandbytes 0.50).
             module.support_avx512bf16_for_cpu = False
     model.requires_grad_(False)
     model.config.use_cache = False

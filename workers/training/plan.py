@@ -1,4 +1,6 @@
-"""What every step will see, decided before the first one: so a run can stop anywhere and go on as if it had not."""
+"""What every step will see, decided before the first one: so a run can stop anywhere and go on as if it had
+not.
+"""
 
 import hashlib
 import json
@@ -48,7 +50,7 @@ def make_plan(lengths: Sequence[int], spec: TrainSpec) -> Plan:
 
 
 def microbatches(samples: Sequence[int], lengths: Sequence[int], tokens: int) -> Step:
-    """Cut samples into padded batches of at most `tokens` tokens, padding included; a longer sample stands alone.
+    """Cut samples into batches of at most `tokens` tokens, padding included; a longer sample stands alone.
 
     Sorted by length, so that little is padded. Issue 3 replaces this by packing.
     """

@@ -35,14 +35,14 @@ def check_data(data: Path, eval_data: Path | None, spec: TrainSpec) -> str:
         if wanted is not None and wanted != found:
             raise TrainingError(
                 f"{name}_mismatch",
-                f"The {name} file has the digest {found[:12]}…, but the settings name {wanted[:12]}…. Fetch it again.",
+                f"The {name} file is {found[:12]}… by digest, but {wanted[:12]}… is wanted. Fetch it again.",
                 fault="platform",
             )
     return digests[0][2]
 
 
 def read_samples(data: Path, eval_data: Path | None, spec: TrainSpec, renderer: Renderer) -> Samples:
-    """Render both sides. Raises TrainingError for bad rows, nothing to train on, or too many samples left out."""
+    """Render both sides. Raises TrainingError for bad rows, none to train on, or too many left out."""
     rows = _rows(data)
     heldout: list[Row] = []
     if eval_data is not None:
@@ -103,7 +103,7 @@ def _check_share(rendered: Sequence[Sample], excluded: Sequence[Sample], spec: T
         longest = max(len(sample) for sample in excluded)
         raise TrainingError(
             "too_many_excluded",
-            f"{len(excluded)} of {len(rendered)} samples are longer than max_length, {spec.max_length} tokens; "
+            f"{len(excluded)} of {len(rendered)} samples exceed max_length ({spec.max_length} tokens); "
             f"at most {spec.max_excluded_share:.0%} may be left out. Lengths: {histogram(rendered)}. "
             f"Set max_length up to {longest}, shorten the rows, or raise max_excluded_share.",
         )

@@ -1,8 +1,8 @@
 """From chats to token ids: what the model will be shown when it serves, then the answer it should give.
 
-The prompt is always what the base's own inference template makes of the earlier messages, generation prompt included.
-The answer's ids are appended; templates are never asked to render it, because those of reasoning bases drop or rewrite
-the reasoning of every assistant turn.
+The prompt is always what the base's own inference template makes of the earlier messages, generation prompt
+included. The answer's ids are appended; templates are never asked to render it, because those of reasoning
+bases drop or rewrite the reasoning of every assistant turn.
 """
 
 import copy
@@ -42,14 +42,16 @@ class Sample:
 
 
 class Renderer:
-    """Renders rows for one base. `tokenizer` is a fast transformers tokenizer that holds the base's chat template."""
+    """Renders rows for one base, with its fast tokenizer and the chat template that the tokenizer holds."""
 
     def __init__(self, tokenizer: Any, think: ThinkContract, policy: ThinkPolicy) -> None:
         self.tokenizer = tokenizer
         self.think = think
         self.policy = policy
-        # A template of their own makes these bases write the tags on lines of their own; a plain base has none to imitate.
-        self.inside, self.after = ("", "\n") if think.family == "plain" else ("\n", "\n\n")
+        # Reasoning bases put the tags on lines of their own; a plain base has no custom to follow.
+        inside, after = ("", "\n") if think.family == "plain" else ("\n", "\n\n")
+        self._opening = think.open + inside
+        self._closing = inside + think.close + after
         self.end_id = self._find_end_token()
         self._check_prompt_ending()
 
@@ -89,20 +91,18 @@ class Renderer:
 
     def _think_block(self, reasoning: str, prompt: str) -> str:
         """What comes between the generation prompt and the answer."""
-        closing = self.inside + self.think.close + self.after
         if self.think.prompt_opens:
-            # The answer starts inside the block that the prompt has opened, so it has to close it, empty or not.
-            return (
-                ("" if prompt.endswith(self.think.open + self.inside) else self.inside) + reasoning + closing
-            )
-        return self.think.open + self.inside + reasoning + closing if reasoning else ""
+            # The answer starts inside the block that the prompt opened, so it has to close it, empty or not.
+            newline = "" if prompt.endswith(self._opening) else self._opening[len(self.think.open) :]
+            return newline + reasoning + self._closing
+        return self._opening + reasoning + self._closing if reasoning else ""
 
     def _as_history(self, message: ChatMessage) -> dict[str, str]:
         """An earlier message as an app would send it back."""
         reasoning = message.get("reasoning_content", "")
         content = message["content"]
         if reasoning and self.think.history_keeps and self.policy != "no_think":
-            content = f"{self.think.open}{self.inside}{reasoning}{self.inside}{self.think.close}{self.after}{content}"
+            content = self._opening + reasoning + self._closing + content
         return {"role": message["role"], "content": content}
 
     def _apply(self, messages: list[dict[str, str]], **flags: bool) -> str:
@@ -116,7 +116,7 @@ class Renderer:
             ) from None
 
     def _find_end_token(self) -> int:
-        """The token that the template writes after an answer; it is what the model must learn to say at the end."""
+        """The token that the template writes after an answer: what the model must learn to say last."""
         shown = self._apply(
             [{"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}],
             add_generation_prompt=False,
@@ -132,21 +132,21 @@ class Renderer:
         return int(found)
 
     def _check_prompt_ending(self) -> None:
-        """The think contract and the template must agree on who opens the block, or training would open it twice."""
-        opens = (
-            self.prompt([{"role": "user", "content": PROBE}], thinks=True).rstrip().endswith(self.think.open)
-        )
+        """Contract and template must agree on who opens the think block, or training would open it twice."""
+        prompt = self.prompt([{"role": "user", "content": PROBE}], thinks=True)
+        opens = prompt.rstrip().endswith(self.think.open)
         if opens != self.think.prompt_opens:
             does = "ends" if opens else "does not end"
             raise TrainingError(
                 "think_contract_mismatch",
-                f"The think contract says prompt_opens={str(self.think.prompt_opens).lower()}, but this base's "
-                f"generation prompt {does} in {self.think.open}. Give the contract that belongs to the base.",
+                f"The think contract says prompt_opens={str(self.think.prompt_opens).lower()}, "
+                f"but this base's generation prompt {does} in {self.think.open}. "
+                "Give the contract that belongs to the base.",
             )
 
 
 def _with_system_switch(messages: list[dict[str, str]], *, thinks: bool) -> list[dict[str, str]]:
-    """The sentence that turns reasoning on or off, before the system message's own text; kept where a row has it."""
+    """The sentence that turns reasoning on or off, before the system message's own text."""
     own = messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
     if SYSTEM_SWITCH in own:
         return messages

@@ -17,7 +17,8 @@ OBJECTS = frozenset({"think"})
 def spec_for(base: Path, file: Path | None, assignments: Sequence[str]) -> TrainSpec:
     """The spec in `file`, changed by `name=value` assignments. Raises TrainingError for what does not fit.
 
-    Lists are written with commas; `think` as JSON. Without a think contract, the base's template says which it is.
+    Lists are written with commas; `think` as JSON. Without a think contract, the base's template says which
+    it is.
     """
     values: dict[str, object] = _spec_file(file) if file is not None else {}
     for assignment in assignments:

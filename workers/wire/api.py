@@ -18,6 +18,8 @@ Answer = TypeVar("Answer", bound=Message)
 TIMEOUT = httpx.Timeout(15.0, connect=5.0)
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
+BUSY = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_EARLY, httpx.codes.TOO_MANY_REQUESTS)
+"""4xx that a proxy may give and that another try may cure."""
 
 
 class Refused(Exception):
@@ -87,15 +89,13 @@ class PlatformAPI:
             raise Unreachable(f"POST {path}: no answer ({type(error).__name__})") from error
         if response.is_success:
             return response.content
-        if response.is_client_error:
+        if response.is_client_error and response.status_code not in BUSY:
             raise Refused(_read_refusal(response), response.status_code)
         raise Unreachable(f"POST {path}: the platform answered {response.status_code}")
 
 
 def growing_pauses(first: float = FIRST_PAUSE, longest: float = LONGEST_PAUSE) -> Iterator[float]:
-    """Seconds to wait before each next try: doubling up to `longest`, spread so that workers do not march in
-    step.
-    """
+    """Seconds to wait before each next try: doubling up to `longest`, spread so that workers do not align."""
     pause = first
     while True:
         yield pause * random.uniform(0.75, 1.25)
@@ -103,9 +103,7 @@ def growing_pauses(first: float = FIRST_PAUSE, longest: float = LONGEST_PAUSE) -
 
 
 def _read_refusal(response: httpx.Response) -> Refusal:
-    """The refusal in a 4xx answer; one made up from the status when a proxy, not the platform, wrote the
-    answer.
-    """
+    """The refusal in a 4xx answer; one made up from the status when a proxy wrote the answer."""
     try:
         return Refusal.model_validate_json(response.content)
     except ValidationError:

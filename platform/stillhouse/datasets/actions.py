@@ -144,7 +144,7 @@ def _collect(upload: Upload) -> Blob:
 def _whole_parts(upload: Upload, arrived: list[Part]) -> list[Part]:
     """The parts of the right size, every number of them; raises UserError before anything is put together.
 
-    A part that was sent twice may be listed twice (SeaweedFS does so, and takes the newest of those it is given).
+    A part sent twice may be listed twice (SeaweedFS does so, and takes the newest of those it is given).
     """
     largest: dict[int, int] = {}
     for part in arrived:

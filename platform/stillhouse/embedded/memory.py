@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 from stillhouse.embedded.home import Home
-from stillhouse.embedded.process import session_members
+from stillhouse.embedded.process import descendants
 
 SAMPLE_SECONDS = 2.0
 
@@ -14,7 +14,7 @@ def resident_bytes(home: Home) -> int:
     """The platform's resident memory now, in bytes, shared pages counted once (PSS in proc(5)): every process
     of `processes.json` and what descends from it."""
     running: dict[str, int] = json.loads((home.path / "processes.json").read_text(encoding="utf-8"))
-    return sum(_pss(pid) for leader in running.values() for pid in session_members(leader))
+    return sum(_pss(pid) for pid in descendants(set(running.values())))
 
 
 class MemoryWatch:

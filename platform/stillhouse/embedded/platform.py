@@ -1,11 +1,8 @@
 """The processes of the platform itself, with the same commands as docker-compose.yml."""
 
-import asyncio
-import signal
 import sys
 from collections.abc import Mapping
 
-from celery import Celery
 from celery.utils.nodenames import gethostname
 
 from stillhouse.embedded.home import BASE_ID, POOL, Home
@@ -51,15 +48,12 @@ def worker(home: Home, queue: str) -> Program:
     """A Celery worker of one queue, `cpu` or `gpu`. It gets no database and no object-store credentials."""
     name = f"worker-{queue}"
 
-    async def ready() -> bool:
-        return await asyncio.to_thread(_worker_answers, home, name)
-
     return Program(
         name=name,
         argv=[
             *[sys.executable, "-m", "celery", "-A", "workers.runtime.app", "worker", "--queues", queue],
             *["--pool", "solo", "--without-gossip", "--without-mingle", "--without-heartbeat"],
-            *["--hostname", f"{name}@%h"],
+            *["--loglevel", "INFO", "--hostname", f"{name}@%h"],
         ],
         environment=_only(
             home,
@@ -70,8 +64,8 @@ def worker(home: Home, queue: str) -> Program:
             WORK_DIR=f"{home.path}/work",
             WORKER_NAME=name,
         ),
-        ready=ready,
-        stop_signal=signal.SIGQUIT,  # a cold stop; the job goes on from its checkpoint next time
+        ready_line=f"{name}@{gethostname()} ready.",
+        stop_timeout=20.0,  # it hands a running job back, with a checkpoint
     )
 
 
@@ -132,13 +126,6 @@ def agent(home: Home) -> Program:
             ADAPTERS_DIR=f"{home.path}/adapters",
         ),
     )
-
-
-def _worker_answers(home: Home, name: str) -> bool:
-    """Whether the worker consumes from the broker now: it answers a ping over it."""
-    with Celery(broker=home.settings()["BROKER_URL"]) as celery:
-        node = f"{name}@{gethostname()}"
-        return bool(celery.control.ping(destination=[node], timeout=0.5))
 
 
 def _only(home: Home, *names: str, **more: str) -> Mapping[str, str]:

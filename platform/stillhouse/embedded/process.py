@@ -24,7 +24,9 @@ class Program:
     environment: Mapping[str, str]
     """Its part of the platform's settings; see `child_environment`."""
     ready: Callable[[], Awaitable[bool]] | None = None
-    """Whether it answers; None: ready as soon as it runs."""
+    """Whether it answers; None: it has no door to knock at."""
+    ready_line: str = ""
+    """What it writes to its log when it is ready, for one without a door."""
     start_timeout: float = 60.0
     """Seconds from start to ready."""
     stop_signal: signal.Signals = signal.SIGTERM
@@ -56,6 +58,8 @@ class Process:
     child: asyncio.subprocess.Process | None = None
     started: float = field(default=0.0)
     """time.monotonic() of the last start."""
+    log_began: int = field(default=0)
+    """Where in the log the last start begins, in bytes."""
 
     @property
     def pid(self) -> int:
@@ -74,6 +78,7 @@ class Process:
             self.log.replace(self.log.with_suffix(".log.1"))
         self.started = time.monotonic()
         with self.log.open("ab") as log:
+            self.log_began = log.tell()
             self.child = await asyncio.create_subprocess_exec(
                 *self.program.command(),
                 cwd=REPOSITORY,
@@ -97,13 +102,22 @@ class Process:
                 raise EmbeddedError(
                     f"{name} {describe_exit(self.child.returncode)} while starting.\n{self.log_tail()}"
                 )
-            if self.program.ready is None or await self.program.ready():
+            if await self._is_ready():
                 return time.monotonic() - self.started
             if time.monotonic() - self.started > limit:
                 raise EmbeddedError(
                     f"{name} did not answer within {limit:.0f} s of its start.\n{self.log_tail()}"
                 )
             await asyncio.sleep(POLL_SECONDS)
+
+    async def _is_ready(self) -> bool:
+        if self.program.ready is not None and not await self.program.ready():
+            return False
+        if not self.program.ready_line:
+            return True
+        with self.log.open("rb") as file:
+            file.seek(self.log_began)
+            return self.program.ready_line.encode() in file.read()
 
     async def stop(self) -> None:
         """Ask it to end, insist after `stop_timeout`, and end whatever it left in its session."""
@@ -161,6 +175,19 @@ def session_members(leader: int, *, started: int = 0) -> list[int]:
         if fields and fields[0] != "Z" and int(fields[3]) == leader and int(fields[19]) >= started:
             members.append(int(entry.name))
     return members
+
+
+def descendants(pids: set[int]) -> set[int]:
+    """These processes, their children, and theirs."""
+    parents = {
+        int(entry.name): int(fields[1])
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdecimal() and (fields := _stat(int(entry.name)))
+    }
+    found = set(pids)
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
 
 
 def kill_session(leader: int, *, started: int = 0) -> bool:

@@ -73,13 +73,13 @@ class Supervisor:
             await self._run("-m", "stillhouse.embedded.base", str(self.home.base), offline=True)
             self.say(f"Base {BASE_ID} unpacked in {time.monotonic() - began:.1f} s")
         base.set()
-        await self._launch(platform.vllm(self.home))
+        await self.launch(platform.vllm(self.home))
 
     async def _start_platform(self, installed: asyncio.Event) -> None:
         """Stores, schema, then the web process and the keeper."""
         async with asyncio.TaskGroup() as group:
             for program in services.service_programs(self.home):
-                group.create_task(self._launch(program))
+                group.create_task(self.launch(program))
         await asyncio.to_thread(services.prepare_database, self.home)
         await self._run("manage.py", "migrate", "--no-input", "--verbosity", "0")
         await self._run("manage.py", "setup")
@@ -87,8 +87,8 @@ class Supervisor:
         self.say("Database, bucket and catalog are set up")
         installed.set()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._launch(platform.web(self.home)))
-            group.create_task(self._launch(platform.keeper(self.home)))
+            group.create_task(self.launch(platform.web(self.home)))
+            group.create_task(self.launch(platform.keeper(self.home)))
 
     async def _start_workers(self, base: asyncio.Event, installed: asyncio.Event) -> None:
         """The workers and the agent, once there is a base in the catalog."""
@@ -97,18 +97,18 @@ class Supervisor:
         await self._run("manage.py", "base", "add", str(self.home.base))
         await self._run("manage.py", "pool", "add", POOL, "--base", BASE_ID)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._launch(platform.worker(self.home, "cpu")))
-            group.create_task(self._launch(platform.worker(self.home, "gpu")))
-            group.create_task(self._launch(platform.agent(self.home)))
+            group.create_task(self.launch(platform.worker(self.home, "cpu")))
+            group.create_task(self.launch(platform.worker(self.home, "gpu")))
+            group.create_task(self.launch(platform.agent(self.home)))
 
-    async def _launch(self, program: Program) -> None:
+    async def launch(self, program: Program) -> None:
         """Start one process, wait until it answers, and watch it from then on."""
         process = Process(program, self.home.logs / f"{program.name}.log")
         self.processes[program.name] = process
         await process.start()
         record(self.home, self.processes.values())
         seconds = await process.wait_until_ready()
-        if program.ready is not None:
+        if program.ready is not None or program.ready_line:
             self.say(f"{program.name} ready in {seconds:.1f} s")
         watcher = asyncio.create_task(self._keep(process))
         self._watchers.add(watcher)

@@ -36,7 +36,8 @@ from stillhouse.jobs.models import (
 from stillhouse.jobs.tokens import digest_of, new_token
 from workers.contract import JobFailure, MetricPoint, ReportRequest
 
-FINISH_LIMIT = timedelta(minutes=30)
+SLOW_STORE = 10 * 1024**2
+"""Bytes a second that the object store gives at the least."""
 Action = Literal["continue", "checkpoint", "cancel"]
 
 
@@ -132,10 +133,11 @@ def check_token(*, job_id: str, token: str) -> Job:
     return job
 
 
-def hold_for_finish(*, job_id: str, token: str) -> Job:
-    """`check_token`, with the lease long enough for us to hash what the worker uploaded."""
+def hold_for_finish(*, job_id: str, token: str, uploaded: int) -> Job:
+    """`check_token`, with the lease long enough for us to hash the `uploaded` bytes."""
+    hashing = timedelta(seconds=uploaded / SLOW_STORE)
     renewed = Job.objects.filter(pk=job_id, state=RUNNING, token_digest=digest_of(token)).update(
-        lease_until=Now() + FINISH_LIMIT
+        lease_until=_lease_end() + hashing
     )
     if not renewed:
         raise _stale(job_id)

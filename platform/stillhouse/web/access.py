@@ -16,17 +16,19 @@ View = Callable[..., HttpResponseBase]
 
 
 def in_workspace(
-    *methods: str,
+    *methods: str, answers_json: bool = False
 ) -> Callable[[Callable[Concatenate[HttpRequest, Membership, P], HttpResponseBase]], View]:
     """Hand the view the caller's membership in the workspace of the address; 404 for anybody else.
 
-    The membership is also put on the request for the frame around the page. Only `methods` are answered.
+    The membership is also put on the request for the frame around the page. Only `methods` are answered. With
+    `answers_json` errors are JSON whatever the caller says it reads: only programs call such a view.
     """
 
     def decorate(view: Callable[Concatenate[HttpRequest, Membership, P], HttpResponseBase]) -> View:
         @require_http_methods(list(methods or ("GET",)))
         @wraps(view)
         def guarded(request: HttpRequest, ws: str, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+            request.answers_json = answers_json  # type: ignore[attr-defined]
             if not request.user.is_authenticated:
                 return _sign_in_first(request)
             membership = membership_for(request.user, ws)
@@ -52,10 +54,14 @@ def _sign_in_first(request: HttpRequest) -> HttpResponse:
 
 
 def wants_json(request: HttpRequest) -> bool:
-    """The caller is a program: it says so, or it sends JSON."""
+    """The caller is a program: it says so, it sends JSON, or the view is for programs only."""
+    if getattr(request, "answers_json", False):
+        return True
     preferred = request.headers.get("Accept", "").partition(",")[0].strip()
     return preferred == "application/json" or request.content_type == "application/json"
 
 
 def is_htmx(request: HttpRequest) -> bool:
-    return bool(cast(Any, request).htmx)
+    """htmx asks for a fragment. A boosted form or link asks for a page."""
+    htmx = cast(Any, request).htmx
+    return bool(htmx) and not htmx.boosted

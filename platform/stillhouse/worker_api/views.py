@@ -92,7 +92,8 @@ def finish(message: FinishRequest, *, job_id: str) -> None:
 
 def _succeed(message: FinishRequest, job_id: str) -> None:
     """A result that does not hold up fails the attempt, in words, and the job is tried again."""
-    job = hold_for_finish(job_id=job_id, token=message.token)
+    uploaded = sum(file.size for file in message.files)
+    job = hold_for_finish(job_id=job_id, token=message.token, uploaded=uploaded)
     try:
         finish_job(job_id=job_id, token=message.token, apply=prepare(job, message))
     except UserError as error:

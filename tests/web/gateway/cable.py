@@ -15,7 +15,7 @@ class Cable:
         self._target = urlsplit(database_url)
         self._whole = True
         self._writers: set[asyncio.StreamWriter] = set()
-        self._relays: list[asyncio.Task[None] | None] = []
+        self._relays: list[asyncio.Future[Any]] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="cable")
 
@@ -62,8 +62,9 @@ class Cable:
             return
         far_reader, far_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
         self._writers |= {writer, far_writer}
-        self._relays.append(asyncio.current_task())
-        await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+        both = asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+        self._relays.append(both)
+        await both
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

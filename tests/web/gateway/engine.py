@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -97,7 +98,12 @@ class Engine:
             "finish_reason": self.script.finish,
             "logprobs": self._logprobs(self.script.text),
         }
-        message = {"role": "assistant", "content": self.script.text, "reasoning": None, "tool_calls": []}
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": self.script.text,
+            "reasoning": None,
+            "tool_calls": [],
+        }
         return web.json_response(
             {
                 "id": "chatcmpl-1",
@@ -180,6 +186,11 @@ class Engine:
 
 async def _event(response: web.StreamResponse, value: dict[str, Any]) -> None:
     await response.write(b"data: " + json.dumps(value).encode() + b"\n\n")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def wait_until(what: Callable[[], bool], seconds: float = 5.0) -> bool:

@@ -18,6 +18,7 @@ from stillhouse.adapters.models import AdapterVersion
 from stillhouse.gateway.app import Gateway
 from stillhouse.gateway.config import GatewayConfig
 from stillhouse.gateway.connection import Receive, Scope, Send
+from stillhouse.gateway.protocol import LimitedHttp
 from stillhouse.serving.actions import add_pool, place_version, sync_pool
 from tests import registry
 from tests.web.gateway.engine import Engine
@@ -126,7 +127,7 @@ class Servers:
             uvicorn.Config(
                 application,
                 loop="uvloop",
-                http="httptools",
+                http=LimitedHttp,
                 log_config=None,
                 access_log=False,
                 timeout_graceful_shutdown=2,

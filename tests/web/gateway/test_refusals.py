@@ -1,5 +1,6 @@
 """Whatever cannot be answered is refused with a sentence, and the next request is answered as ever."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -41,7 +42,7 @@ def test_a_missing_or_wrong_key_is_refused(house: House, serving: Serving) -> No
     url = f"{serving.url}/v1/chat/completions"
     wrong_end = house.secret[:-1] + ("a" if house.secret[-1] != "a" else "b")
     for sent in ("", "Basic abc", "Bearer", "Bearer x", f"Bearer {wrong_end}", "Bearer sg-x.y", "Bearer é"):
-        headers = {"authorization": sent.encode("latin-1")}
+        headers = [(b"authorization", sent.encode("latin-1"))]
         answer = httpx.post(url, headers=headers, json={"model": DEMO_BASE})
         assert (answer.status_code, error_of(answer)["code"]) == (401, "invalid_api_key")
         assert answer.headers["x-should-retry"] == "false"
@@ -218,3 +219,26 @@ def test_methods_paths_and_headers_are_checked(house: House, serving: Serving) -
     for name in ("..%2F..%2Fetc", "a%2Fb", "%00", "x" * 5000):
         assert httpx.get(f"{serving.url}/v1/models/{name}", headers=key).status_code == 404
     assert ask(serving, house.secret).status_code == 200
+
+
+def test_a_head_without_an_end_is_cut_off(house: House, serving: Serving) -> None:
+    at = urlsplit(serving.url)
+    with socket.create_connection((at.hostname, at.port), timeout=10) as wire:
+        wire.sendall(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n")
+        with contextlib.suppress(ConnectionError):
+            for number in range(1000):
+                wire.sendall(b"x-%d: " % number + b"x" * 1000 + b"\r\n")
+        with contextlib.suppress(ConnectionError):
+            answer = b"".join(iter(lambda: wire.recv(65536), b""))
+            assert answer.startswith(b"HTTP/1.1 431 ")
+        with pytest.raises(ConnectionError):
+            for _ in range(100):
+                wire.sendall(b"x" * 65536)
+    assert ask(serving, house.secret).status_code == 200
+
+
+def test_a_long_body_after_a_short_head_is_no_long_head(house: House, serving: Serving) -> None:
+    long = [{"role": "user", "content": "x" * 4 * MEBIBYTE}]
+    with serving.client(house.secret) as client:
+        for _ in range(3):  # on one connection
+            assert client.chat.completions.create(model=DEMO_BASE, messages=long)  # type: ignore[arg-type]

@@ -27,7 +27,9 @@ from workers.evaluation.graders import exact_match, grade, json_fields
         ("", "", 1),
     ],
 )
-def test_exact_match_is_the_same_text_or_the_same_json_value(output: str, expected: str, score: float) -> None:
+def test_exact_match_is_the_same_text_or_the_same_json_value(
+    output: str, expected: str, score: float
+) -> None:
     assert exact_match(output, expected) == score
 
 
@@ -46,7 +48,9 @@ def test_exact_match_is_the_same_text_or_the_same_json_value(output: str, expect
         ("x", "x", None),
     ],
 )
-def test_json_fields_is_the_share_of_the_expected_fields(output: str, expected: str, score: float | None) -> None:
+def test_json_fields_is_the_share_of_the_expected_fields(
+    output: str, expected: str, score: float | None
+) -> None:
     assert json_fields(output, expected) == score
 
 

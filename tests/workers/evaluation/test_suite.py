@@ -29,7 +29,11 @@ class StandIn:
 
 
 def message(content: str, **fields: object) -> dict[str, object]:
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content, **fields}}
+    choice = {
+        "index": 0,
+        "finish_reason": "stop",
+        "message": {"role": "assistant", "content": content, **fields},
+    }
     return {"choices": [choice], "usage": {"prompt_tokens": 5, "completion_tokens": 7}}
 
 
@@ -67,7 +71,10 @@ def data(tmp_path: Path) -> Path:
         {
             "messages": [
                 {"role": "user", "content": f"Clause {number}"},
-                {"role": "assistant", "content": f'<think>It is {number}.</think>\n{{"n": {number}, "kind": "x"}}'},
+                {
+                    "role": "assistant",
+                    "content": f'<think>It is {number}.</think>\n{{"n": {number}, "kind": "x"}}',
+                },
             ]
         }
         for number in range(6)
@@ -90,7 +97,7 @@ def spec(endpoint: StandIn, **changes: object) -> EvaluateSpec:
 
 
 def clever(request: dict[str, object]) -> Reply:
-    """The adapter knows the numbers, the base says something else; each in its own way of showing reasoning."""
+    """The adapter knows the numbers, the base does not; each shows its reasoning in its own way."""
     messages = request["messages"]
     assert isinstance(messages, list)
     number = messages[-1]["content"].split()[-1]
@@ -129,17 +136,25 @@ def test_a_held_out_split_is_the_same_every_time(data: Path) -> None:
     assert 0 < len(first) < 6
 
 
-def test_it_waits_for_the_adapter_as_long_as_the_endpoint_says(endpoint: StandIn, data: Path, tmp_path: Path) -> None:
+def test_it_waits_for_the_adapter_as_long_as_the_endpoint_says(
+    endpoint: StandIn, data: Path, tmp_path: Path
+) -> None:
     waits = iter([(503, {"retry-after": "0"}, {"error": {"message": "loading"}})] * 2)
-    endpoint.answer = lambda request: clever(request) if request["model"] == "base" else next(waits, None) or clever(request)
+    endpoint.answer = lambda request: (
+        clever(request) if request["model"] == "base" else next(waits, None) or clever(request)
+    )
     prompts = read_prompts(data, split=None, max_rows=2, think=THINK)
     assert evaluate(spec(endpoint, wait_seconds=30), prompts, out=tmp_path).adapter.exact == 2
 
 
-def test_an_adapter_that_never_gets_ready_fails_in_words(endpoint: StandIn, data: Path, tmp_path: Path) -> None:
+def test_an_adapter_that_never_gets_ready_fails_in_words(
+    endpoint: StandIn, data: Path, tmp_path: Path
+) -> None:
     endpoint.answer = lambda request: clever(request) if request["model"] == "base" else (503, {}, {})
     prompts = read_prompts(data, split=None, max_rows=1, think=THINK)
-    with pytest.raises(EvaluationError, match=r"clauses@0123456789ab was not ready to serve within 1 s") as caught:
+    with pytest.raises(
+        EvaluationError, match=r"clauses@0123456789ab was not ready to serve within 1 s"
+    ) as caught:
         evaluate(spec(endpoint, wait_seconds=1), prompts, out=tmp_path)
     assert (caught.value.code, caught.value.fault) == ("adapter_not_ready", "platform")
     assert not (tmp_path / "rows.jsonl").exists()
@@ -158,9 +173,13 @@ def test_what_no_retry_can_cure_fails_at_once(
     assert len(endpoint.requests) == 1
 
 
-def test_one_prompt_the_engine_refuses_is_a_wrong_answer(endpoint: StandIn, data: Path, tmp_path: Path) -> None:
+def test_one_prompt_the_engine_refuses_is_a_wrong_answer(
+    endpoint: StandIn, data: Path, tmp_path: Path
+) -> None:
     def answer(request: dict[str, object]) -> Reply:
-        return (400, {}, {"error": {"message": "too long"}}) if "Clause 1" in str(request) else clever(request)
+        return (
+            (400, {}, {"error": {"message": "too long"}}) if "Clause 1" in str(request) else clever(request)
+        )
 
     endpoint.answer = answer
     summary = evaluate(spec(endpoint), read_prompts(data, split=None, max_rows=3, think=THINK), out=tmp_path)

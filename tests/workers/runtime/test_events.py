@@ -20,7 +20,9 @@ def test_points_stay_until_the_platform_has_them() -> None:
 
 
 def test_numbers_that_are_none_are_left_out() -> None:
-    event = event_of_training(TrainProgress(phase="training", step=1, loss=math.nan, learning_rate=math.inf, grad_norm=2))
+    event = event_of_training(
+        TrainProgress(phase="training", step=1, loss=math.nan, learning_rate=math.inf, grad_norm=2)
+    )
     assert event.values == {"grad_norm": 2}
     tracker = Tracker("t")
     tracker.add(ChildEvent(phase="training", eta_seconds=math.inf))

@@ -16,9 +16,8 @@ def age(folder: Path, seconds: float) -> None:
 
 
 def test_a_folder_is_held_by_one_attempt(tmp_path: Path) -> None:
-    with JobFolder(tmp_path, "job"):
-        with pytest.raises(FolderBusy):
-            JobFolder(tmp_path, "job").acquire(0.3, lambda: None)
+    with JobFolder(tmp_path, "job"), pytest.raises(FolderBusy):
+        JobFolder(tmp_path, "job").acquire(0.3, lambda: None)
     with JobFolder(tmp_path, "job"):
         pass
 

@@ -25,7 +25,9 @@ ROW = b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "c
 @pytest.fixture
 def settings(platform: PlatformStandIn, tmp_path: Path) -> WorkerSettings:
     (tmp_path / "bases").mkdir()
-    return WorkerSettings(platform.url, "worker-secret", "redis://", tmp_path / "bases", tmp_path / "work", "gpu-1")
+    return WorkerSettings(
+        platform.url, "worker-secret", "redis://", tmp_path / "bases", tmp_path / "work", "gpu-1"
+    )
 
 
 def run(settings: WorkerSettings, stopping: threading.Event | None = None) -> None:
@@ -99,7 +101,9 @@ def test_a_refused_claim_ends_quietly(platform: PlatformStandIn, settings: Worke
     assert not (settings.work_dir / "jobs").exists()
 
 
-def test_a_child_that_is_killed_is_a_platform_failure(platform: PlatformStandIn, settings: WorkerSettings) -> None:
+def test_a_child_that_is_killed_is_a_platform_failure(
+    platform: PlatformStandIn, settings: WorkerSettings
+) -> None:
     endless(platform)
     folder = settings.work_dir / "jobs" / "job-1"
     worker = threading.Thread(target=run, args=(settings,))
@@ -116,7 +120,10 @@ def test_a_child_that_is_killed_is_a_platform_failure(platform: PlatformStandIn,
 
 def test_cancel_stops_the_child_and_says_so(platform: PlatformStandIn, settings: WorkerSettings) -> None:
     endless(platform)
-    platform.report = lambda report: (200, ReportAnswer(action="cancel" if report["phase"] == "evaluating" else "continue"))
+    platform.report = lambda report: (
+        200,
+        ReportAnswer(action="cancel" if report["phase"] == "evaluating" else "continue"),
+    )
     began = time.monotonic()
     run(settings)
     assert [finish["cancelled"] for finish in platform.finishes] == [True]
@@ -124,18 +131,26 @@ def test_cancel_stops_the_child_and_says_so(platform: PlatformStandIn, settings:
     assert children(settings.work_dir / "jobs" / "job-1") == []
 
 
-def test_a_stale_token_kills_the_child_and_tells_nobody(platform: PlatformStandIn, settings: WorkerSettings) -> None:
+def test_a_stale_token_kills_the_child_and_tells_nobody(
+    platform: PlatformStandIn, settings: WorkerSettings
+) -> None:
     endless(platform)
     stale = Refusal(code="stale_token", message="A newer attempt has the job.")
-    platform.report = lambda report: (409, stale) if report["phase"] == "evaluating" else (200, ReportAnswer(action="continue"))
+    platform.report = lambda report: (
+        (409, stale) if report["phase"] == "evaluating" else (200, ReportAnswer(action="continue"))
+    )
     run(settings)
     assert platform.finishes == []
     assert children(settings.work_dir / "jobs" / "job-1") == []
 
 
-def test_a_worker_that_cannot_report_stops_its_own_child(platform: PlatformStandIn, settings: WorkerSettings) -> None:
+def test_a_worker_that_cannot_report_stops_its_own_child(
+    platform: PlatformStandIn, settings: WorkerSettings
+) -> None:
     endless(platform, lease_seconds=8)
-    platform.report = lambda report: (503, None) if report["phase"] == "evaluating" else (200, ReportAnswer(action="continue"))
+    platform.report = lambda report: (
+        (503, None) if report["phase"] == "evaluating" else (200, ReportAnswer(action="continue"))
+    )
     began = time.monotonic()
     run(settings)
     assert platform.finishes == []
@@ -143,7 +158,9 @@ def test_a_worker_that_cannot_report_stops_its_own_child(platform: PlatformStand
     assert children(settings.work_dir / "jobs" / "job-1") == []
 
 
-def test_a_worker_that_is_stopped_hands_the_job_back(platform: PlatformStandIn, settings: WorkerSettings) -> None:
+def test_a_worker_that_is_stopped_hands_the_job_back(
+    platform: PlatformStandIn, settings: WorkerSettings
+) -> None:
     endless(platform)
     stopping = threading.Event()
     worker = threading.Thread(target=run, args=(settings, stopping))
@@ -155,7 +172,9 @@ def test_a_worker_that_is_stopped_hands_the_job_back(platform: PlatformStandIn, 
     assert (settings.work_dir / "jobs" / "job-1").exists()
 
 
-def test_kill_9_of_the_worker_takes_the_child_with_it(platform: PlatformStandIn, settings: WorkerSettings) -> None:
+def test_kill_9_of_the_worker_takes_the_child_with_it(
+    platform: PlatformStandIn, settings: WorkerSettings
+) -> None:
     endless(platform)
     folder = settings.work_dir / "jobs" / "job-1"
     source = (
@@ -186,7 +205,9 @@ def test_a_damaged_input_is_not_worked_on(platform: PlatformStandIn, settings: W
     assert (failure["fault"], failure["code"]) == ("platform", "checksum_mismatch")
 
 
-def test_a_line_that_keeps_breaking_only_slows_the_download(platform: PlatformStandIn, settings: WorkerSettings) -> None:
+def test_a_line_that_keeps_breaking_only_slows_the_download(
+    platform: PlatformStandIn, settings: WorkerSettings
+) -> None:
     platform.claimed("validate", ValidateSpec(), {"data": ROW * 100})
     platform.cut_downloads_at = 3000
     run(settings)
@@ -203,7 +224,9 @@ def test_an_unknown_base_names_the_worker(platform: PlatformStandIn, settings: W
         assert "gpu-1" in failure["message"]
 
 
-def test_settings_of_a_newer_platform_are_refused_in_words(platform: PlatformStandIn, settings: WorkerSettings) -> None:
+def test_settings_of_a_newer_platform_are_refused_in_words(
+    platform: PlatformStandIn, settings: WorkerSettings
+) -> None:
     platform.claimed("validate", {"format": "parquet"}, {"data": ROW})
     run(settings)
     failure = platform.finishes[0]["failure"]
@@ -211,7 +234,9 @@ def test_settings_of_a_newer_platform_are_refused_in_words(platform: PlatformSta
     assert "`format`" in failure["message"]
 
 
-def test_the_finish_is_repeated_until_the_platform_takes_it(platform: PlatformStandIn, settings: WorkerSettings) -> None:
+def test_the_finish_is_repeated_until_the_platform_takes_it(
+    platform: PlatformStandIn, settings: WorkerSettings
+) -> None:
     platform.claimed("validate", ValidateSpec(), {"data": ROW})
     statuses = iter([503, 502])
     platform.finish = lambda request: next(statuses, 200)

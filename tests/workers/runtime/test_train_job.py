@@ -1,4 +1,4 @@
-"""Training jobs with the real engine on a tiny base: what is uploaded, and what another attempt goes on from."""
+"""Training jobs with the real engine on a tiny base: what is uploaded, and what is gone on from."""
 
 import json
 import threading
@@ -13,11 +13,23 @@ from workers.runtime.job import run_job
 from workers.runtime.settings import WorkerSettings
 
 SPEC = TrainSpec(
-    base="tiny", rank=4, alpha=8, batch_size=4, learning_rate=1e-2, max_length=256, golden_samples=2, checkpoint_every=2
+    base="tiny",
+    rank=4,
+    alpha=8,
+    batch_size=4,
+    learning_rate=1e-2,
+    max_length=256,
+    golden_samples=2,
+    checkpoint_every=2,
 )
 DATA = b"".join(
     json.dumps(
-        {"messages": [{"role": "user", "content": f"q{number}"}, {"role": "assistant", "content": f"a{number}"}]}
+        {
+            "messages": [
+                {"role": "user", "content": f"q{number}"},
+                {"role": "assistant", "content": f"a{number}"},
+            ]
+        }
     ).encode()
     + b"\n"
     for number in range(12)
@@ -32,7 +44,9 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def settings(platform: PlatformStandIn, bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerSettings:
+def settings(
+    platform: PlatformStandIn, bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> WorkerSettings:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return WorkerSettings(platform.url, "worker-secret", "redis://", bases, tmp_path / "work", "gpu-1")
 
@@ -59,7 +73,9 @@ def test_a_train_job_uploads_the_adapter_and_its_manifest_last(
     assert not (settings.work_dir / "jobs" / "job-1").exists()
 
 
-def test_another_attempt_goes_on_from_the_checkpoint(platform: PlatformStandIn, settings: WorkerSettings) -> None:
+def test_another_attempt_goes_on_from_the_checkpoint(
+    platform: PlatformStandIn, settings: WorkerSettings
+) -> None:
     spec = SPEC.model_copy(update={"epochs": 20.0})
     platform.claimed("train", spec, {"data": DATA})
     stopping = threading.Event()
@@ -85,7 +101,9 @@ def test_another_attempt_goes_on_from_the_checkpoint(platform: PlatformStandIn, 
     assert platform.finishes[-1]["result"]
 
 
-def test_a_users_mistake_is_theirs_and_leaves_nothing(platform: PlatformStandIn, settings: WorkerSettings) -> None:
+def test_a_users_mistake_is_theirs_and_leaves_nothing(
+    platform: PlatformStandIn, settings: WorkerSettings
+) -> None:
     platform.claimed("train", SPEC.model_copy(update={"max_length": 16}), {"data": DATA})
     run_job("job-1", settings, threading.Event())
     failure = platform.finishes[0]["failure"]

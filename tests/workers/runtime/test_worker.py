@@ -12,7 +12,7 @@ import pytest
 from celery import Celery
 
 from tests.workers.standin import PlatformStandIn
-from workers.contract import ValidateSpec
+from workers.contract import EvaluateSpec, ThinkContract, ValidateSpec
 
 ROOT = Path(__file__).resolve().parents[3]
 ROW = b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}\n'
@@ -45,7 +45,18 @@ def worker(platform: PlatformStandIn, stores: None, tmp_path: Path) -> Iterator[
         "WORK_DIR": str(tmp_path / "work"),
         "WORKER_NAME": "cpu-1",
     }
-    command = [sys.executable, "-m", "celery", "-A", "workers.runtime.app", "worker", "--queues", QUEUE, "--pool", "solo"]
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "workers.runtime.app",
+        "worker",
+        "--queues",
+        QUEUE,
+        "--pool",
+        "solo",
+    ]
     command += ["--without-gossip", "--without-mingle", "--without-heartbeat", "--hostname", "cpu-1@%h"]
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     yield process
@@ -67,10 +78,30 @@ def test_a_doorbell_leads_to_a_claim_and_nonsense_is_dropped(
     assert "torch" not in loaded, "the Celery process must stay light"
 
 
+def test_a_worker_told_to_stop_hands_its_job_back_in_time(
+    platform: PlatformStandIn, worker: subprocess.Popen[bytes], doorbell: Celery
+) -> None:
+    endless = EvaluateSpec(
+        base_model="base",
+        adapter_model="a@0123456789ab",
+        endpoint="http://127.0.0.1:9/v1",
+        api_key="",
+        think=ThinkContract(family="plain"),
+    )
+    platform.claimed("evaluate", endless, {"data": ROW})
+    doorbell.send_task("stillhouse.run_job", args=["job-1"], queue=QUEUE)
+    wait_for(lambda: any(report["phase"] == "evaluating" for report in platform.reports))
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(timeout=20) == 0
+    assert [finish["failure"]["code"] for finish in platform.finishes] == ["worker_stopped"]
+
+
 def test_a_worker_without_its_settings_says_which(tmp_path: Path) -> None:
     environment = {"PATH": os.environ["PATH"], "BROKER_URL": "redis://127.0.0.1:9/0"}
     command = [sys.executable, "-m", "celery", "-A", "workers.runtime.app", "worker"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode != 0
     assert "The worker cannot start: STILLHOUSE_URL is not set" in done.stderr
     assert "Traceback" not in done.stderr
@@ -81,5 +112,7 @@ def test_the_runtime_loads_no_torch_and_no_django() -> None:
         "import sys, workers.runtime.job, workers.serving.agent, workers.evaluation.suite;"
         "print([name for name in ('torch', 'django', 'transformers', 'celery') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,7 @@
-"""A small real server with the part of vLLM's surface that the agent uses. The real engine has its own, slow test."""
+"""A small real server with the part of vLLM's surface that the agent uses.
+
+The real engine has its own, slow test.
+"""
 
 import json
 import threading
@@ -54,8 +57,13 @@ def _handler(engine: EngineStandIn) -> type[BaseHTTPRequestHandler]:
             if not engine.healthy:
                 self._send(503, b"")
             elif self.path == "/v1/models":
-                cards: list[dict[str, Any]] = [{"id": engine.base, "parent": None, "max_model_len": 64, "root": "x"}]
-                cards += [{"id": name, "parent": engine.base, "root": root} for name, root in engine.adapters.items()]
+                cards: list[dict[str, Any]] = [
+                    {"id": engine.base, "parent": None, "max_model_len": 64, "root": "x"}
+                ]
+                cards += [
+                    {"id": name, "parent": engine.base, "root": root}
+                    for name, root in engine.adapters.items()
+                ]
                 self._json(200, {"data": cards})
             elif self.path == "/version":
                 self._json(200, {"version": "0.0.1"})
@@ -79,7 +87,11 @@ def _handler(engine: EngineStandIn) -> type[BaseHTTPRequestHandler]:
                 self._complete(body)
 
         def _load(self, name: str, path: str) -> None:
-            problem = "" if Path(path).is_absolute() and (Path(path) / "adapter_config.json").is_file() else "no adapter"
+            problem = (
+                ""
+                if Path(path).is_absolute() and (Path(path) / "adapter_config.json").is_file()
+                else "no adapter"
+            )
             problem = f"{name} has already been loaded" if name in engine.adapters else problem
             if problem:
                 self._json(400, {"error": {"message": problem}})

@@ -1,4 +1,4 @@
-"""The agent between a platform and an engine: whatever happens, what is loaded comes to equal what is wanted."""
+"""The agent between platform and engine: whatever happens, what is loaded comes to equal what is wanted."""
 
 import dataclasses
 import threading
@@ -73,7 +73,9 @@ def want(platform: PlatformStandIn, *versions: Built, **changes: Any) -> None:
             {
                 "name": built.name,
                 "digest": built.digest,
-                "files": [platform.wanted(built.digest[:8], name, body) for name, body in built.files.items()],
+                "files": [
+                    platform.wanted(built.digest[:8], name, body) for name, body in built.files.items()
+                ],
             }
             | changes
         )
@@ -124,7 +126,9 @@ def test_a_replica_that_serves_the_base_under_the_adapters_name_is_caught(
         (failed,) = wait_for(lambda: held(platform, "failed"))
         assert "does not clearly apply the adapter" in failed["error"]
         assert engine.adapters == {}
-        assert all(not held for held in ([v for v in s["held"] if v["state"] == "ready"] for s in platform.syncs))
+        assert all(
+            not held for held in ([v for v in s["held"] if v["state"] == "ready"] for s in platform.syncs)
+        )
 
 
 def test_an_engine_that_restarts_gets_everything_back_without_the_store(
@@ -138,7 +142,9 @@ def test_an_engine_that_restarts_gets_everything_back_without_the_store(
         platform.objects.clear()
         engine.restart()
         wait_for(lambda: platform.syncs[-1]["incarnation"] != before)
-        assert not any(v["state"] == "ready" for s in platform.syncs if s["incarnation"] != before for v in s["held"][3:])
+        assert not any(
+            v["state"] == "ready" for s in platform.syncs if s["incarnation"] != before for v in s["held"][3:]
+        )
         wait_for(lambda: len(held(platform, "ready")) == 3)
     assert len(engine.loads) == 6
     assert set(engine.adapters) == {built.name for built in versions}
@@ -284,7 +290,9 @@ def test_without_golden_samples_nothing_is_proven(
     assert engine.adapters == {}
 
 
-@pytest.mark.parametrize("name", ["../../etc", "clauses", "a/b@{digest}", "clauses@ffffffffffff", "@{digest}"])
+@pytest.mark.parametrize(
+    "name", ["../../etc", "clauses", "a/b@{digest}", "clauses@ffffffffffff", "@{digest}"]
+)
 def test_a_name_that_is_not_the_immutable_one_is_ignored(
     platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str, name: str
 ) -> None:

@@ -17,7 +17,7 @@ CODES = ["red", "green", "blue", "amber", "black", "white", "brown", "pink", "gr
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny matrices are not worth a second thread, and threads that wait for each other suffer on a busy machine."""
+    """Tiny matrices are not worth a second thread; waiting for each other costs most on a busy machine."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
@@ -66,7 +66,7 @@ Run = Callable[..., TrainResult]
 
 @pytest.fixture
 def run(base: Path, data: Path, tmp_path: Path) -> Run:
-    """Train in `tmp_path`/out with the tiny base and rows; every argument can be replaced, and spec settings changed."""
+    """Train the tiny base in `tmp_path`/out; arguments and settings of the spec can be replaced by name."""
 
     def run(**changes: Any) -> TrainResult:
         arguments: dict[str, Any] = {

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from tests.workers.training.tiny import make_base
+from workers import training as engine
 from workers.contract import TrainResult
 from workers.data.limited import PACKAGE_ROOT
+from workers.training.settings import spec_for
 
 SETTINGS = [
     "rank=4",
@@ -39,19 +41,24 @@ def train(base: Path, data: Path, out: Path, *more: str) -> list[Any]:
     return ["train", "--base", base, "--data", data, "--out", out, *settings, *more]
 
 
-def test_a_run_ends_with_one_json_line_and_goes_on_after_being_killed(
+def test_a_killed_run_goes_on_to_the_same_losses_and_ends_with_one_json_line(
     base: Path, data: Path, tmp_path: Path
 ) -> None:
-    whole = workers(*train(base, data, tmp_path / "whole", "--eval", str(data)))
-    assert whole.returncode == 0, whole.stderr
-    result = TrainResult.model_validate_json(whole.stdout.splitlines()[-1])
-    assert whole.stdout.count("\n") == 1
-    assert result.steps == 12 and result.adapter == str(tmp_path / "whole" / "adapter")
-    assert "step 12/12" in whole.stderr
-
-    arguments = command(*train(base, data, tmp_path / "killed"))
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    engine.train(
+        spec_for(base, None, SETTINGS),
+        base=base,
+        data=data,
+        eval_data=None,
+        out=whole,
+        on_event=lambda _: None,
+    )
     killed = subprocess.Popen(
-        arguments, cwd=PACKAGE_ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        command(*train(base, data, out)),
+        cwd=PACKAGE_ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
     )
     assert killed.stderr is not None
     for line in killed.stderr:
@@ -59,12 +66,15 @@ def test_a_run_ends_with_one_json_line_and_goes_on_after_being_killed(
             killed.send_signal(signal.SIGKILL)
             break
     killed.wait()
-    resumed = workers(*train(base, data, tmp_path / "killed", "--resume"))
+    assert not (out / "adapter").exists()
+
+    resumed = workers(*train(base, data, out, "--resume"))
     assert resumed.returncode == 0, resumed.stderr
-    assert "step 4/" not in resumed.stderr
-    assert (tmp_path / "killed" / "losses.jsonl").read_text() == (
-        tmp_path / "whole" / "losses.jsonl"
-    ).read_text()
+    assert "step 4/" not in resumed.stderr and "step 12/12" in resumed.stderr
+    assert (out / "losses.jsonl").read_text() == (whole / "losses.jsonl").read_text()
+    result = TrainResult.model_validate_json(resumed.stdout)
+    assert resumed.stdout.count("\n") == 1
+    assert result.steps == 12 and result.adapter == str(out / "adapter")
 
 
 @pytest.mark.parametrize(

@@ -71,9 +71,9 @@ def test_plain_peft_loads_the_adapter_and_says_the_same(family: str, run: Run, t
         assert sum(abs(a - b) for a, b in zip(golden.logprobs, alone, strict=True)) / len(alone) > 0.3
 
 
-@torch.no_grad()
 def logprobs(model: PeftModel, prompt: list[int], target: list[int]) -> list[float]:
-    logits = model(input_ids=torch.tensor([prompt + target])).logits[0].float().log_softmax(-1)
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt + target])).logits[0].float().log_softmax(-1)
     return [float(logits[len(prompt) + index - 1, token]) for index, token in enumerate(target)]
 
 
@@ -184,7 +184,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(run: Run, tmp_path: Path) -> 
 )
 def test_a_loss_that_stays_far_above_its_start_stops_the_run(tail: list[float], stops: bool) -> None:
     progress = Progress(step=len(tail) + 1, losses=[3.0, *tail])
-    with pytest.raises(TrainingError, match="rose from 3.00") if stops else nullcontext():
+    with pytest.raises(TrainingError, match="rose from 3") if stops else nullcontext():
         check_loss(progress, grad_norm=1.0)
 
 

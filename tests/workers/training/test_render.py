@@ -1,4 +1,4 @@
-"""Rendering and masking per think family: fixtures of the templates' behaviour, with the tokenizers' tokens."""
+"""Rendering and masking per think family, on fixtures of the templates' behaviour."""
 
 import pytest
 

@@ -1,4 +1,6 @@
-"""Tiny bases that behave like the real ones: random weights, a byte-level tokenizer, a family's chat template."""
+"""Tiny bases that behave like the real ones: random weights, a byte-level tokenizer, a family's chat
+template.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +20,15 @@ from transformers import (
 from workers.contract import ThinkContract
 
 CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# The R1 distills: BOS by the template, history keeps only what follows the last </think>, the prompt opens the block.
+# The R1 distills: BOS by the template, history keeps only what follows the last </think>, the prompt opens
+# the block.
 R1 = (
     "{% set ns = namespace(system='') %}"
-    "{% for m in messages %}{% if m['role'] == 'system' %}{% set ns.system = m['content'] %}{% endif %}{% endfor %}"
+    "{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{% set ns.system = m['content'] %}{% endif %}{% endfor %}"
     "{{ bos_token }}{{ ns.system }}"
     "{% for m in messages %}{% if m['role'] == 'user' %}<｜User｜>{{ m['content'] }}{% endif %}"
     "{% if m['role'] == 'assistant' %}{% set c = m['content'] %}"
@@ -35,10 +39,12 @@ R1 = (
 # Qwen3: an empty block in the prompt when thinking is off; earlier turns lose their reasoning.
 QWEN3 = (
     "{% for m in messages %}{% set c = m['content'] %}"
-    "{% if m['role'] == 'assistant' and '</think>' in c %}{% set c = c.split('</think>')[-1].lstrip('\n') %}{% endif %}"
+    "{% if m['role'] == 'assistant' and '</think>' in c %}"
+    "{% set c = c.split('</think>')[-1].lstrip('\n') %}{% endif %}"
     "<|im_start|>{{ m['role'] }}\n{{ c }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
-    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+    "{% if enable_thinking is defined and enable_thinking is false %}"
+    "<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
 # QwQ: ChatML whose prompt opens the block.
 QWQ = (
@@ -50,9 +56,10 @@ QWQ = (
 # Nemotron on Llama 3: BOS by the template, reasoning switched by a sentence of the system message.
 NEMOTRON = (
     "{{ bos_token }}{% if messages[0]['role'] != 'system' %}"
-    "<|start_header_id|>system<|end_header_id|>\n\n{# detailed thinking is chosen here #}<|eot_id|>{% endif %}"
+    "<|start_header_id|>system<|end_header_id|>\n\n{# detailed thinking on or off #}<|eot_id|>{% endif %}"
     "{% for m in messages %}{% set c = m['content'] %}"
-    "{% if m['role'] == 'assistant' and '</think>' in c %}{% set c = c.split('</think>')[-1].lstrip() %}{% endif %}"
+    "{% if m['role'] == 'assistant' and '</think>' in c %}"
+    "{% set c = c.split('</think>')[-1].lstrip() %}{% endif %}"
     "<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ c | trim }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )

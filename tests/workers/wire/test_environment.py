@@ -36,7 +36,9 @@ def test_worker_and_agent_read_theirs(environ: dict[str, str], tmp_path: Path) -
     assert "hush" not in repr(worker)
 
 
-@pytest.mark.parametrize("name", ["STILLHOUSE_URL", "WORKER_TOKEN", "BROKER_URL", "BASES_DIR", "WORK_DIR", "WORKER_NAME"])
+@pytest.mark.parametrize(
+    "name", ["STILLHOUSE_URL", "WORKER_TOKEN", "BROKER_URL", "BASES_DIR", "WORK_DIR", "WORKER_NAME"]
+)
 def test_what_is_missing_is_named(environ: dict[str, str], name: str) -> None:
     del environ[name]
     with pytest.raises(SettingsError, match=f"^{name} is not set"):

@@ -90,7 +90,7 @@ def _version_json(version: DatasetVersion, report: DatasetReport | None) -> dict
     }
 
 
-@in_workspace("POST")
+@in_workspace("POST", answers_json=True)
 def upload_start(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
     """JSON {"filename", "size"} -> where to put the parts."""
     item = get_dataset(by, id)
@@ -113,13 +113,13 @@ def upload_start(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
     )
 
 
-@in_workspace("POST")
+@in_workspace("POST", answers_json=True)
 def upload_part(request: HttpRequest, by: Membership, id: str, number: int) -> HttpResponse:
     upload = get_upload(by, id)
     return JsonResponse({"url": actions.part_url(by=by, upload=upload, number=number)})
 
 
-@in_workspace("POST")
+@in_workspace("POST", answers_json=True)
 def upload_finish(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
     version = actions.finish_upload(by=by, upload=get_upload(by, id))
     url = reverse("dataset_version", args=[by.workspace.slug, version.dataset_id, version.number])
@@ -127,7 +127,7 @@ def upload_finish(request: HttpRequest, by: Membership, id: str) -> HttpResponse
     return JsonResponse({"version": version.pk, "number": version.number, "url": url})
 
 
-@in_workspace("DELETE")
+@in_workspace("DELETE", answers_json=True)
 def upload_abandon(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
     actions.abandon_upload(by=by, upload=get_upload(by, id))
     return HttpResponse(status=204)

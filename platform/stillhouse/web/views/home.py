@@ -88,7 +88,7 @@ def _steps(by: Membership) -> Iterator[Step]:
 
     yield Step(
         "Upload your data",
-        "Examples of questions with the answers you would want. Each row is checked, and you see what is amiss.",
+        "Examples of questions with the answers you would want. Each row is checked as it arrives.",
         checked,
         reverse("datasets" if checked else "dataset_new", args=[ws]),
         "Datasets" if checked else "Upload data",

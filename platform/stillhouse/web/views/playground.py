@@ -32,7 +32,7 @@ def playground(request: HttpRequest, by: Membership) -> HttpResponse:
     )
 
 
-@in_workspace("POST")
+@in_workspace("POST", answers_json=True)
 def playground_grant(request: HttpRequest, by: Membership) -> HttpResponse:
     """A fresh grant for this person's page: it may call whatever an app key of the workspace may."""
     token = make_grant(workspace_id=by.workspace_id, caller=by.user_id, models=None, seconds=GRANT_SECONDS)

