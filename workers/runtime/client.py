@@ -15,6 +15,8 @@ from workers.wire.api import PlatformAPI
 
 CLAIM_PATIENCE = 30.0
 UPLOADS_PATIENCE = 120.0
+FINISH_TIMEOUT = 300.0
+"""Seconds one finish may take: the platform reads every uploaded byte before it answers."""
 
 
 class WorkerClient:
@@ -45,4 +47,6 @@ class WorkerClient:
 
     def finish(self, job: str, request: FinishRequest, patience: float) -> None:
         """Idempotent per token, so it is repeated for `patience` seconds until the platform took it."""
-        self._api.post_for_nothing(f"/worker/v1/jobs/{job}/finish", request, patience=patience)
+        self._api.post_for_nothing(
+            f"/worker/v1/jobs/{job}/finish", request, patience=patience, timeout=FINISH_TIMEOUT
+        )

@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer", bound=Message)
 
-TIMEOUT = httpx.Timeout(15.0, connect=5.0)
+TIMEOUT_SECONDS = 15.0
+CONNECT_SECONDS = 5.0
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
 BUSY = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_EARLY, httpx.codes.TOO_MANY_REQUESTS)
@@ -42,11 +43,10 @@ class Unreachable(Exception):
 class PlatformAPI:
     """One caller's connection to the platform. Safe to use from several threads."""
 
-    def __init__(self, url: str, token: str, *, transport_timeout: httpx.Timeout = TIMEOUT) -> None:
+    def __init__(self, url: str, token: str) -> None:
         self._client = httpx.Client(
             base_url=url,
             headers={"authorization": f"Bearer {token}", "accept": "application/json"},
-            timeout=transport_timeout,
             follow_redirects=False,
         )
 
@@ -64,15 +64,20 @@ class PlatformAPI:
         except ValidationError:
             raise Unreachable(f"POST {path}: the answer is not one this version can read") from None
 
-    def post_for_nothing(self, path: str, message: Message, *, patience: float = 0.0) -> None:
-        """Like `post`, for a call whose answer says no more than that it was taken."""
-        self._send(path, message, patience)
+    def post_for_nothing(
+        self, path: str, message: Message, *, patience: float = 0.0, timeout: float = TIMEOUT_SECONDS
+    ) -> None:
+        """Like `post`, for a call whose answer says no more than that it was taken.
 
-    def _send(self, path: str, message: Message, patience: float) -> bytes:
+        `timeout` is how long one try may take, in seconds.
+        """
+        self._send(path, message, patience, timeout)
+
+    def _send(self, path: str, message: Message, patience: float, timeout: float = TIMEOUT_SECONDS) -> bytes:
         deadline = time.monotonic() + patience
         for pause in growing_pauses():
             try:
-                return self._send_once(path, message)
+                return self._send_once(path, message, timeout)
             except Unreachable as error:
                 if time.monotonic() + pause > deadline:
                     raise
@@ -80,10 +85,13 @@ class PlatformAPI:
             time.sleep(pause)
         raise AssertionError("growing_pauses never ends")
 
-    def _send_once(self, path: str, message: Message) -> bytes:
+    def _send_once(self, path: str, message: Message, timeout: float) -> bytes:
         try:
             response = self._client.post(
-                path, content=message.model_dump_json(), headers={"content-type": "application/json"}
+                path,
+                content=message.model_dump_json(),
+                headers={"content-type": "application/json"},
+                timeout=httpx.Timeout(timeout, connect=CONNECT_SECONDS),
             )
         except httpx.HTTPError as error:
             raise Unreachable(f"POST {path}: no answer ({type(error).__name__})") from error

@@ -27,6 +27,7 @@ EXAMPLES = REPOSITORY / "examples" / "contracts"
 DATASET, HELD_OUT = "Contract clauses", "Contract clauses, held out"
 ADAPTER = ALIAS = "contract-clauses"
 KEY_NAME = "Demonstration app"
+ENDED = ("succeeded", "failed", "cancelled")
 REASON = "The held-out answers are right far more often than the base's."
 
 
@@ -115,19 +116,11 @@ class Demonstration:
             "preset": "balanced",
         }
         url = expert.submit(expert.path("runs/new/"), form)
-        told = [-1]
+        follow = RunTeller()
 
         def look() -> Any:
             seen = expert.json(url)
-            if (
-                seen["step"]
-                and seen["step"] != told[0]
-                and (seen["step"] % 3 == 0 or seen["step"] == seen["total_steps"])
-            ):
-                told[0] = seen["step"]
-                loss = f"loss {seen['loss']:.3f}" if seen["loss"] is not None else ""
-                eta = f", about {seen['eta_seconds']:.0f} s to go" if seen["eta_seconds"] else ""
-                tell(f"step {seen['step']:3d} of {seen['total_steps']}  {loss}{eta}")
+            follow(seen)
             return seen
 
         ended = wait_for("The run", look, lambda seen: seen["state"] in ENDED, seconds=1800)
@@ -255,7 +248,23 @@ class Demonstration:
         self.numbers.seconds[name] = round(time.monotonic() - began, 1)
 
 
-ENDED = ("succeeded", "failed", "cancelled")
+class RunTeller:
+    """Tells what a run does, a line now and then: each phase, and every third step with its loss."""
+
+    def __init__(self) -> None:
+        self._phase = ""
+        self._step = 0
+
+    def __call__(self, seen: Any) -> None:
+        step, total = seen["step"] or 0, seen["total_steps"]
+        if step != self._step and (step % 3 == 0 or step == total):
+            self._step = step
+            loss = f"  loss {seen['loss']:.3f}" if seen["loss"] is not None else ""
+            rest = f", about {seen['eta_seconds']:.0f} s to go" if seen["eta_seconds"] else ""
+            tell(f"step {step:3d} of {total}{loss}{rest}")
+        if seen["phase"] != self._phase and seen["phase"]:
+            self._phase = seen["phase"]
+            tell(f"{seen['phase']} ..." if not seen["message"] else f"{seen['phase']}: {seen['message']}")
 
 
 def tell(line: str) -> None:

@@ -116,8 +116,9 @@ class Home:
 
     def create(self) -> None:
         """Make the folder, its secrets and its ports, keeping what is there."""
-        for folder in (self.path, self.logs, self.path / "bases", self.path / "work", self.path / "adapters"):
-            folder.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.logs, self.path / "bases", self.path / "work", self.path / "adapters"):
+            folder.mkdir(exist_ok=True)
         if not (self.path / "secrets.json").exists():
             chosen = {name: secrets.token_urlsafe(32) for name in SECRET_NAMES}
             write_private(self.path / "secrets.json", json.dumps(chosen, indent=1))

@@ -1,7 +1,6 @@
 """Runs of tiny bases: what is learnt, what is written, and that stopping and going on changes nothing."""
 
 import json
-import math
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -205,16 +204,23 @@ def test_answer_only_masks_the_thought(run: Run) -> None:
     assert 0 < answers.trained_tokens < traces.trained_tokens
 
 
+@pytest.mark.parametrize("micro_batch_tokens", [16, 4096])
 def test_the_loss_is_the_mean_over_the_trained_tokens_of_the_step(
-    run: Run, base: Path, data: Path, tmp_path: Path
+    micro_batch_tokens: int, run: Run, base: Path, tmp_path: Path
 ) -> None:
-    """Against transformers' own loss, token by token."""
-    run(quantization="none", batch_size=12, max_steps=1)
+    """Against transformers' own loss, token by token, on answers of very different lengths."""
+    rows = [chat("Which?", "a"), chat("Which?", "zz"), chat("Which?", "Not one of them, but all. " * 4)]
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    run(data=data, quantization="none", batch_size=3, max_steps=1, micro_batch_tokens=micro_batch_tokens)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     samples = read_samples(data, None, SPEC, Renderer(load_tokenizer(base), SPEC.think, "traces")).train
-    total = -sum(sum(logprobs(model, each.prompt_ids, each.target_ids)) for each in samples)
-    expected = total / sum(each.trained_tokens for each in samples)
-    assert math.isclose(losses(tmp_path / "out")[0], expected, rel_tol=5e-3)
+    sums = [-sum(logprobs(model, each.prompt_ids, each.target_ids)) for each in samples]
+    expected = sum(sums) / sum(each.trained_tokens for each in samples)
+    of_means = sum(total / each.trained_tokens for total, each in zip(sums, samples, strict=True)) / len(
+        samples
+    )
+    assert losses(tmp_path / "out")[0] == pytest.approx(expected, rel=5e-3)
+    assert of_means != pytest.approx(expected, rel=2e-2)
 
 
 def test_a_full_spec_survives_the_manifest(run: Run, tmp_path: Path) -> None:

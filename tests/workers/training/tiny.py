@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -114,6 +114,12 @@ def tokenizer_of(family: str) -> PreTrainedTokenizerFast:
     if family != "plain":
         tokenizer.add_tokens(
             [AddedToken(tag, special=False, normalized=False) for tag in ("<think>", "</think>")]
+        )
+    if made.bos is not None:
+        # As in the real ones: encoding adds a BOS of its own, beside the one that the template writes.
+        begin = (made.bos, tokenizer.token_to_id(made.bos))
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{made.bos} $A", special_tokens=[begin]
         )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

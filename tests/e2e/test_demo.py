@@ -1,0 +1,185 @@
+"""The demonstration itself, end to end on the real platform, with a browser where a person would use one."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+
+from stillhouse.embedded.demo import ALIAS, Demonstration, Numbers, example_messages, read_environment
+from stillhouse.embedded.hands import DemoError, HttpHands, option
+from stillhouse.embedded.home import BASE_ID, REPOSITORY, Home, port_is_free
+from stillhouse.embedded.people import EXPERT, LEAD, OUTSIDER, password_of
+from stillhouse.embedded.process import child_environment, start_time
+from tests.e2e.browser import BrowserHands, chromium
+
+pytestmark = pytest.mark.e2e
+NAMES = {"postgres", "valkey", "s3", "web", "keeper", "worker-cpu", "worker-gpu", "vllm", "agent"}
+UP_SECONDS = 600.0
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """The whole embedded platform in a folder of its own, as `make up` starts it; stopped as by Ctrl-C."""
+    port = next(port for port in range(18000, 19000) if port_is_free(port))
+    home = Home(path=tmp_path_factory.mktemp("platform"), web_port=port)
+    log = home.path / "up.log"
+    settings = {"STILLHOUSE_HOME": str(home.path), "PORT": str(port)}
+    with log.open("wb") as output:
+        supervisor = subprocess.Popen(
+            [sys.executable, "manage.py", "up"],
+            cwd=REPOSITORY,
+            env=child_environment(settings),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        deadline = time.monotonic() + UP_SECONDS
+        while b"Stillhouse is up" not in log.read_bytes():
+            assert supervisor.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.5)
+        yield home
+    finally:
+        supervisor.send_signal(signal.SIGINT)
+        code = supervisor.wait(timeout=120)
+    assert code == 0, log.read_text()
+    assert not (home.path / "processes.json").exists()
+
+
+@pytest.fixture(scope="module")
+def demonstrated(home: Home) -> Iterator[tuple[Demonstration, Numbers, list[str]]]:
+    """The main job done once, with the browser's complaints."""
+    with chromium() as browser:
+        hands = BrowserHands(home.url, browser)
+        demonstration = Demonstration(home, hands)
+        numbers = demonstration.run()
+        yield demonstration, numbers, hands.complaints
+
+
+def test_the_adapter_beats_its_base(demonstrated: tuple[Demonstration, Numbers, list[str]]) -> None:
+    _, numbers, complaints = demonstrated
+    assert numbers.rows == 36
+    assert numbers.adapter_exact > numbers.base_exact
+    assert numbers.steps == 30
+    assert 0 < numbers.publish_to_first_token_ms < 5_000
+    assert 0 < numbers.peak_memory_mb < 8 * 1024
+    assert complaints == []
+
+
+def test_its_files(home: Home, demonstrated: tuple[Demonstration, Numbers, list[str]]) -> None:
+    report = json.loads((home.path / "demo.json").read_text())
+    assert report["worked"] is True
+    assert report["adapter_exact"] == demonstrated[1].adapter_exact
+    assert stat.S_IMODE((home.path / "demo.env").stat().st_mode) == 0o600
+    environment = read_environment(home)
+    assert environment["STILLHOUSE_URL"] == home.url
+    assert environment["OPENAI_BASE_URL"] == f"{home.url}/v1"
+    assert environment["STILLHOUSE_MODEL"] == ALIAS
+    assert environment["STILLHOUSE_BASE_MODEL"] == BASE_ID
+    for person in ("EXPERT", "LEAD", "OUTSIDER"):
+        assert environment[f"STILLHOUSE_{person}_EMAIL"]
+        assert environment[f"STILLHOUSE_{person}_PASSWORD"]
+
+
+def test_processes_are_named(home: Home) -> None:
+    running = json.loads((home.path / "processes.json").read_text())
+    assert set(running) == NAMES
+    assert all(start_time(pid) is not None for pid in running.values())
+
+
+def test_an_app_calls_it_with_the_official_package(
+    demonstrated: tuple[Demonstration, Numbers, list[str]], home: Home
+) -> None:
+    environment = read_environment(home)
+    client = openai.OpenAI(
+        base_url=environment["OPENAI_BASE_URL"], api_key=environment["OPENAI_API_KEY"], max_retries=0
+    )
+    assert {ALIAS, BASE_ID} <= {model.id for model in client.models.list()}
+    answer = client.chat.completions.create(
+        model=ALIAS, messages=example_messages(), max_tokens=128, temperature=0
+    )
+    assert json.loads(answer.choices[0].message.content or "")["clause"]
+    assert "<think>" not in (answer.choices[0].message.content or "")
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens > 0
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="nobody-published-this", messages=example_messages())
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="sk-sh-wrong").models.list()
+
+
+def test_an_outsider_sees_nothing(home: Home, demonstrated: tuple[Demonstration, Numbers, list[str]]) -> None:
+    outsider = HttpHands(home.url).sign_in(OUTSIDER, password_of(home, OUTSIDER))
+    for page in ("", "datasets/", "runs/", "reviews/", "keys/", "playground/"):
+        assert outsider.http.get(f"/w/acme/{page}").status_code == 404
+    assert option(outsider.page(outsider.path("runs/new/")), "data", "Contract clauses") is None
+
+
+def test_nobody_approves_their_own_work(
+    home: Home, demonstrated: tuple[Demonstration, Numbers, list[str]]
+) -> None:
+    """The lead may decide, but not on what the lead asked for: the page says so, and nothing changes."""
+    lead = HttpHands(home.url).sign_in(LEAD, password_of(home, LEAD))
+    expert = HttpHands(home.url).sign_in(EXPERT, password_of(home, EXPERT))
+    listed = subprocess.run(
+        [sys.executable, "manage.py", "versions", "--as", EXPERT.email],
+        cwd=REPOSITORY,
+        env=child_environment({"STILLHOUSE_HOME": str(home.path)}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    version = json.loads(listed.stdout)[0]
+    path = f"versions/{version['id']}/"
+    with pytest.raises(DemoError, match=r"40[39]"):
+        expert.submit(expert.path(f"{path}decide/"), {"verdict": "approved", "reason": "Mine."})
+    with pytest.raises(DemoError, match=r"4\d\d"):
+        lead.submit(lead.path(f"{path}decide/"), {"verdict": "rejected", "reason": "Twice."})
+
+
+def test_a_second_supervisor_is_refused(home: Home) -> None:
+    again = subprocess.run(
+        [sys.executable, "manage.py", "up"],
+        cwd=REPOSITORY,
+        env=child_environment({"STILLHOUSE_HOME": str(home.path), "PORT": "18999"}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert again.returncode == 1
+    assert "already running" in again.stderr
+    assert "Traceback" not in again.stderr
+    assert httpx.get(f"{home.url}/health", timeout=10).status_code == 200
+
+
+def test_manage_works_beside_it_with_nothing_exported(home: Home) -> None:
+    """Without DATABASE_URL in the environment, by the home alone."""
+    assert "DATABASE_URL" not in child_environment({})
+    shown = subprocess.run(
+        [sys.executable, "manage.py", "base", "list"],
+        cwd=REPOSITORY,
+        env=child_environment({"STILLHOUSE_HOME": str(home.path)}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert BASE_ID in shown.stdout
+
+
+def test_the_password_files_are_private(home: Home) -> None:
+    for name in ("secrets.json", "people.json", "platform.env", "processes.json"):
+        mode = stat.S_IMODE((home.path / name).stat().st_mode)
+        assert mode == 0o600, name
+    assert os.access(home.path / "logs" / "web.log", os.R_OK)
