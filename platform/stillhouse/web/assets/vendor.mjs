@@ -28,6 +28,7 @@ const icons = [
 
 await mkdir(target, { recursive: true });
 for (const [name, source] of Object.entries(files)) await cp(`${modules}/${source}`, `${target}/${name}`);
+await cp("alpine.LICENSE", `${target}/alpine.LICENSE`);
 
 const symbols = await Promise.all(
   icons.map(async (name) => {
