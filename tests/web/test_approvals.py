@@ -30,7 +30,7 @@ def refusal(
 ) -> UserError:
     with pytest.raises(UserError) as caught:
         decide(by=by, version=version, verdict=verdict, reason=reason)
-    assert not Decision.objects.filter(request__version=version).exists()
+    assert not Decision.objects.filter(version=version).exists()
     assert AdapterVersion.objects.get(pk=version.pk).state == CANDIDATE
     return caught.value
 
@@ -84,7 +84,8 @@ def test_a_lead_may_not_decide_on_the_own_run_or_the_own_request(world: World) -
     request = ask_approval(by=world.lead, version=own_request)
     error = refusal(world.lead, own_request)
     assert error.code == "own_work" and "asked for" in error.message
-    assert own_work(world.lead, request) and not own_work(another_lead(world.lead), request)
+    assert own_work(world.lead, own_request, request)
+    assert not own_work(another_lead(world.lead), own_request, request)
     decide(by=another_lead(world.lead), version=own_request, verdict="approved", reason="Fine.")
 
 
@@ -101,10 +102,20 @@ def test_a_decision_needs_a_verdict_and_a_reason(world: World, verdict: str, rea
     assert refusal(world.lead, asked(world.expert), verdict, reason).code == code
 
 
-def test_nobody_decides_on_what_nobody_asked_for(world: World) -> None:
+def test_a_lead_may_decide_without_being_asked_but_not_without_an_evaluation(world: World) -> None:
     version = candidate(world.expert)
+    assert refusal(world.lead, version).code == "not_evaluated"
+    result = evaluate(version)
+    decision = decide(by=world.lead, version=version, verdict="approved", reason="Good.")
+    assert (decision.request, decision.asked_by) == (None, None)
+    assert decision.evaluation_sha256 == result.rows_sha256
+    assert version.state == APPROVED
+
+
+def test_a_lead_may_not_decide_on_their_own_run_though_nobody_asked(world: World) -> None:
+    version = candidate(world.lead)
     evaluate(version)
-    assert refusal(world.lead, version).code == "not_asked"
+    assert refusal(world.lead, version).code == "own_work"
 
 
 def test_a_decision_stands(world: World) -> None:
@@ -127,7 +138,7 @@ def test_an_outsider_finds_nothing(world: World) -> None:
 
 
 INSERT = """
-INSERT INTO approvals_decision (id, request_id, verdict, reason, decided_by_id, asked_by_id,
+INSERT INTO approvals_decision (id, version_id, verdict, reason, decided_by_id, asked_by_id,
     run_started_by_id, adapter_sha256, data_sha256, template_sha256, evaluation_sha256, created_at)
 VALUES (%s, %s, 'approved', 'by hand', %s, %s, %s, '', '', '', '', now())
 """
@@ -136,7 +147,7 @@ VALUES (%s, %s, 'approved', 'by hand', %s, %s, %s, '', '', '', '', now())
 def insert_by_hand(request: ApprovalRequest, decided_by: Membership, pretended: Membership) -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
-            INSERT, ["dec_x", request.id, decided_by.user_id, pretended.user_id, pretended.user_id]
+            INSERT, ["dec_x", request.version_id, decided_by.user_id, pretended.user_id, pretended.user_id]
         )
 
 

@@ -6,11 +6,13 @@ from stillhouse.accounts.access import require
 from stillhouse.accounts.models import Membership
 from stillhouse.adapters.models import CANDIDATE, TRANSITIONS, AdapterVersion
 from stillhouse.approvals.models import ApprovalRequest, Decision
+from stillhouse.approvals.queries import decision_of, own_work, request_of
 from stillhouse.audit.actions import record
 from stillhouse.core.errors import Conflict, NotFound, UserError
 from stillhouse.core.notify import GATEWAY, notify
 from stillhouse.core.text import storable
 from stillhouse.core.transitions import transition
+from stillhouse.evaluations.models import EvaluationResult
 from stillhouse.evaluations.queries import latest_result
 from stillhouse.serving.actions import unplace_version
 
@@ -29,15 +31,7 @@ def ask_approval(*, by: Membership, version: AdapterVersion, note: str = "") -> 
         raise Conflict("not_a_candidate", f"{version} is {locked.state} already.")
     if ApprovalRequest.objects.filter(version=locked).exists():
         raise Conflict("already_asked", f"Somebody has asked for {version} already.")
-    result = latest_result(locked)
-    if result is None:
-        raise UserError(
-            "not_evaluated",
-            f"{version} has no finished evaluation yet, and without one nobody could judge it.",
-            "evaluation",
-            "Wait for the evaluation to finish, or start it again if it failed.",
-            status=409,
-        )
+    result = _evaluated(locked)
     request = ApprovalRequest.objects.create(
         version=locked, evaluation=result.evaluation, note=_text(note, "note"), asked_by=by.user
     )
@@ -56,35 +50,30 @@ def ask_approval(*, by: Membership, version: AdapterVersion, note: str = "") -> 
 def decide(*, by: Membership, version: AdapterVersion, verdict: str, reason: str) -> Decision:
     """Approve or reject a version, once, with a reason, by somebody who neither made it nor asked.
 
-    The decision holds the digests of what was judged. Raises NotFound, UserError `not_allowed`,
-    `bad_verdict`, `reason_missing`, `not_asked`, `own_work`, or Conflict `already_decided`.
+    The decision holds the digests of what was judged: the evaluation that the request speaks of, or the newest
+    one when nobody asked. Raises NotFound, UserError `not_allowed`, `bad_verdict`, `reason_missing`,
+    `not_evaluated`, `own_work`, or Conflict `already_decided`.
     """
     locked = _locked(by, version)
     require(by, "version.decide")
     _check_words(verdict, reason)
-    request = ApprovalRequest.objects.select_related("evaluation__result").filter(version=locked).first()
-    if Decision.objects.filter(request__version=locked).exists() or locked.state != CANDIDATE:
+    request = request_of(locked)
+    if decision_of(locked) is not None or locked.state != CANDIDATE:
         raise Conflict("already_decided", f"{version} has been decided on already: it is {locked.state}.")
-    if request is None:
-        raise UserError(
-            "not_asked",
-            f"Nobody has asked for {version} to be approved.",
-            "version",
-            "Whoever answers for it asks first, on its page or with manage.py ask.",
-            status=409,
-        )
-    _refuse_own_work(by, request)
+    _refuse_own_work(by, locked, request)
+    result = request.evaluation.result if request else _evaluated(locked)
     decision = Decision.objects.create(
+        version=locked,
         request=request,
         verdict=verdict,
         reason=_text(reason, "reason"),
         decided_by=by.user,
-        asked_by=request.asked_by,
+        asked_by=request.asked_by if request else None,
         run_started_by=locked.run.started_by,
         adapter_sha256=locked.digest,
         data_sha256=locked.manifest.data_sha256,
         template_sha256=locked.manifest.template_sha256,
-        evaluation_sha256=request.evaluation.result.rows_sha256,
+        evaluation_sha256=result.rows_sha256,
     )
     if not transition(version, TRANSITIONS, verdict):
         raise Conflict("already_decided", f"{version} has been decided on already.")
@@ -122,17 +111,28 @@ def _locked(by: Membership, version: AdapterVersion) -> AdapterVersion:
     return row
 
 
-def _refuse_own_work(by: Membership, request: ApprovalRequest) -> None:
+def _evaluated(version: AdapterVersion) -> EvaluationResult:
+    """What its newest finished evaluation found."""
+    if result := latest_result(version):
+        return result
+    raise UserError(
+        "not_evaluated",
+        f"{version} has no finished evaluation yet, and without one nobody could judge it.",
+        "evaluation",
+        "Wait for the evaluation to finish, or start it again if it failed.",
+        status=409,
+    )
+
+
+def _refuse_own_work(by: Membership, version: AdapterVersion, request: ApprovalRequest | None) -> None:
     """Said here in words; a constraint of the database says it again, to every program."""
-    if by.user_id == request.version.run.started_by_id:
-        whose = "started the run that made it"
-    elif by.user_id == request.asked_by_id:
-        whose = "asked for its approval"
-    else:
+    if not own_work(by, version, request):
         return
+    made = by.user_id == version.run.started_by_id
+    whose = "started the run that made it" if made else "asked for its approval"
     raise UserError(
         "own_work",
-        f"You {whose}, so you cannot decide on {request.version}.",
+        f"You {whose}, so you cannot decide on {version}.",
         "version",
         "Ask another lead of the workspace to look at it.",
         status=403,

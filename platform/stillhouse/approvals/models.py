@@ -23,17 +23,21 @@ class ApprovalRequest(models.Model):
 
 
 class Decision(models.Model):
-    """Append-only. A trigger fills `run_started_by` and `asked_by` from the truth, and the constraint
-    refuses a decision by either of them: no setting turns that off."""
+    """Append-only, one for each version. A lead may decide without having been asked.
+
+    A trigger fills `run_started_by` and `asked_by` from the truth, and the constraint refuses a decision by
+    either of them: no setting turns that off.
+    """
 
     APPROVED, REJECTED = "approved", "rejected"
 
     id = IdField("dec")
-    request = models.OneToOneField(ApprovalRequest, models.PROTECT, related_name="decision")
+    version = models.OneToOneField(AdapterVersion, models.PROTECT, related_name="decision")
+    request = models.OneToOneField(ApprovalRequest, models.PROTECT, null=True, related_name="decision")
     verdict = models.CharField(max_length=10)
     reason = models.TextField(max_length=2000)
     decided_by = models.ForeignKey(User, models.PROTECT, related_name="+")
-    asked_by = models.ForeignKey(User, models.PROTECT, related_name="+")
+    asked_by = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
     run_started_by = models.ForeignKey(User, models.PROTECT, related_name="+")
     adapter_sha256 = models.CharField(max_length=64)
     data_sha256 = models.CharField(max_length=64)

@@ -9,12 +9,12 @@ from django.db import migrations
 FILL_FROM_TRUTH = """
 CREATE FUNCTION approvals_decision_fill() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    SELECT request.asked_by_id, run.started_by_id
-      INTO STRICT NEW.asked_by_id, NEW.run_started_by_id
-      FROM approvals_approvalrequest request
-      JOIN adapters_adapterversion version ON version.id = request.version_id
+    SELECT run.started_by_id, request.id, request.asked_by_id
+      INTO STRICT NEW.run_started_by_id, NEW.request_id, NEW.asked_by_id
+      FROM adapters_adapterversion version
       JOIN training_trainingrun run ON run.id = version.run_id
-     WHERE request.id = NEW.request_id;
+      LEFT JOIN approvals_approvalrequest request ON request.version_id = version.id
+     WHERE version.id = NEW.version_id;
     RETURN NEW;
 END
 $$;

@@ -14,10 +14,10 @@ from stillhouse.web.access import in_workspace
 
 @in_workspace("GET")
 def reviews(request: HttpRequest, by: Membership) -> HttpResponse:
-    waiting = [(item, own_work(by, item)) for item in review_queue(by)]
+    waiting = [(item, own_work(by, item.version, item)) for item in review_queue(by)]
     decided = (
-        Decision.objects.filter(request__version__adapter__workspace=by.workspace)
-        .select_related("request__version__adapter", "decided_by")
+        Decision.objects.filter(version__adapter__workspace=by.workspace)
+        .select_related("version__adapter", "decided_by")
         .order_by("-created_at")[:20]
     )
     return render(request, "reviews/page.html", {"waiting": waiting, "decided": decided})

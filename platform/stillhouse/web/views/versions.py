@@ -16,7 +16,7 @@ from stillhouse.adapters.queries import versions as versions_of
 from stillhouse.approvals.queries import decision_of, own_work, request_of
 from stillhouse.evaluations.actions import request_evaluation
 from stillhouse.evaluations.models import Evaluation, EvaluationResult
-from stillhouse.evaluations.queries import latest_evaluation, row_counts, rows_page
+from stillhouse.evaluations.queries import latest_evaluation, latest_result, row_counts, rows_page
 from stillhouse.publishing.models import Publication
 from stillhouse.publishing.queries import aliases as aliases_in
 from stillhouse.publishing.queries import aliases_of
@@ -151,10 +151,11 @@ def _approval(by: Membership, item: AdapterVersion) -> dict[str, Any]:
     return {
         "approval": request,
         "decision": decision,
-        "own_work": bool(request and own_work(by, request)),
-        "may_decide": bool(
-            request and not decision and may(by, "version.decide") and not own_work(by, request)
-        ),
+        "own_work": own_work(by, item, request),
+        "may_decide": item.state == CANDIDATE
+        and latest_result(item) is not None
+        and may(by, "version.decide")
+        and not own_work(by, item, request),
         "may_ask": item.state == CANDIDATE and request is None,
         "may_publish": item.state == APPROVED and may(by, "alias.publish"),
         "aliases": aliases_of(item),

@@ -14,7 +14,7 @@ NO_REASON = "Decided on the command line; no reason was given there."
 
 
 class Command(MemberCommand):
-    help = "Approve (or reject) a version that somebody else made and asked for. Prints JSON."
+    help = "Approve (or reject) a version that somebody else made. Prints JSON."
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
