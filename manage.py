@@ -10,7 +10,8 @@ def main() -> None:
     """Run one management command, as `python manage.py COMMAND`."""
     sys.path.insert(0, str(Path(__file__).resolve().parent / "platform"))
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "stillhouse.settings")
-    from django.core.management import execute_from_command_line  # noqa: PLC0415 - needs the path set above
+    from django.core.exceptions import ImproperlyConfigured  # noqa: PLC0415 - needs the path set above
+    from django.core.management import execute_from_command_line  # noqa: PLC0415 - likewise
 
     from stillhouse.embedded.home import EmbeddedError, settings_for  # noqa: PLC0415 - likewise
 
@@ -19,7 +20,10 @@ def main() -> None:
             os.environ.setdefault(name, value)
     except EmbeddedError as error:
         sys.exit(str(error))
-    execute_from_command_line(sys.argv)
+    try:
+        execute_from_command_line(sys.argv)
+    except ImproperlyConfigured as error:
+        sys.exit(f"{error}")
 
 
 if __name__ == "__main__":

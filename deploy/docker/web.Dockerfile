@@ -12,4 +12,5 @@ COPY workers/contract workers/contract
 RUN python -m compileall -q platform workers && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin stillhouse
 USER 10001:10001
 EXPOSE 8000
-CMD ["python", "-m", "uvicorn", "stillhouse.asgi:application", "--app-dir", "platform", "--host", "0.0.0.0"]
+CMD ["python", "-m", "uvicorn", "stillhouse.asgi:application", "--app-dir", "platform", "--host", "0.0.0.0", \
+    "--loop", "uvloop", "--http", "stillhouse.gateway.protocol:LimitedHttp", "--no-access-log"]

@@ -86,7 +86,7 @@ class Endpoint:
         await self._client.aclose()
 
     async def wait_until_ready(self, model: str, seconds: float) -> None:
-        """Return once `model` answers. Raises EvaluationError `adapter_not_ready` after `seconds`."""
+        """Return once `model` answers. Raises EvaluationError `model_not_ready` after `seconds`."""
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -96,7 +96,7 @@ class Endpoint:
                 pause = min(busy.seconds or 2.0, LONGEST_PAUSE)
                 if time.monotonic() + pause > deadline:
                     raise EvaluationError(
-                        "adapter_not_ready",
+                        "model_not_ready",
                         f"{model} was not ready to serve within {seconds:.0f} s ({busy}); look at its pool.",
                     ) from None
             await asyncio.sleep(pause)

@@ -16,6 +16,8 @@ class Prompt:
     messages: list[dict[str, str]]
     expected: str
     """The last assistant turn, without reasoning."""
+    length: int
+    """Characters of the whole expected reply, its reasoning included."""
 
 
 def read_prompts(path: Path, *, split: SplitSpec | None, max_rows: int, think: ThinkContract) -> list[Prompt]:
@@ -41,14 +43,23 @@ def _chosen(rows: Iterable[Row], split: SplitSpec | None) -> Iterator[Row]:
 
 def _prompt(messages: list[ChatMessage], think: ThinkContract) -> Prompt:
     *before, last = messages
-    return Prompt([_as_sent(message, think) for message in before], last["content"].strip())
+    return Prompt(
+        messages=[_as_sent(message, think) for message in before],
+        expected=last["content"].strip(),
+        length=len(_with_reasoning(last, think)),
+    )
 
 
 def _as_sent(message: ChatMessage, think: ThinkContract) -> dict[str, str]:
     """A message as the chat endpoint takes it; earlier reasoning only where the base's history keeps it."""
-    reasoning = message.get("reasoning_content", "")
-    content = message["content"]
-    if reasoning and think.history_keeps:
-        inside, after = ("", "\n") if think.family == "plain" else ("\n", "\n\n")  # as the trainer renders it
-        content = f"{think.open}{inside}{reasoning}{inside}{think.close}{after}{content}"
+    content = _with_reasoning(message, think) if think.history_keeps else message["content"]
     return {"role": message["role"], "content": content}
+
+
+def _with_reasoning(message: ChatMessage, think: ThinkContract) -> str:
+    """The text as the trainer renders it."""
+    reasoning, content = message.get("reasoning_content", ""), message["content"]
+    if not reasoning:
+        return content
+    inside, after = ("", "\n") if think.family == "plain" else ("\n", "\n\n")
+    return f"{think.open}{inside}{reasoning}{inside}{think.close}{after}{content}"

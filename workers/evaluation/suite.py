@@ -16,6 +16,8 @@ from workers.evaluation.prompts import Prompt
 from workers.evaluation.think import read_split, split_text
 
 ROWS_FILE = "rows.jsonl"
+SHORTEST_ROOM = 64
+"""Tokens that any reply may take."""
 ASK_EVERY = 0.5
 """Seconds between two looks at whether the evaluation is still wanted."""
 
@@ -87,7 +89,7 @@ async def _both_sides(
     """The base first: the adapter may still be on its way to the engine."""
     total = 2 * len(prompts)
     async with Endpoint(
-        spec.endpoint, spec.api_key, concurrency=spec.concurrency, max_tokens=spec.max_tokens
+        spec.endpoint, spec.api_key, concurrency=spec.concurrency, max_tokens=room_for(prompts, spec)
     ) as endpoint:
         on_progress(SuiteProgress("Asking the base.", 0, total))
         await endpoint.wait_until_ready(spec.base_model, spec.wait_seconds)
@@ -98,6 +100,18 @@ async def _both_sides(
             endpoint, spec.adapter_model, spec, prompts, "adapter", len(prompts), on_progress
         )
     return base, adapter
+
+
+def room_for(prompts: Sequence[Prompt], spec: EvaluateSpec) -> int:
+    """Tokens a reply may take, for either side.
+
+    A token is at least a character, so no reply like the expected ones needs more tokens than the longest of
+    them has characters, and a base that rambles is cut off there. A base that reasons of its own accord may
+    think for longer than the data shows: it gets all of `max_tokens`.
+    """
+    if spec.think.family != "plain":
+        return spec.max_tokens
+    return min(spec.max_tokens, max(SHORTEST_ROOM, *(prompt.length for prompt in prompts)))
 
 
 async def _side(

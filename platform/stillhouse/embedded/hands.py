@@ -36,24 +36,24 @@ class Visitor:
 
     def page(self, path: str) -> str:
         """The HTML of a page."""
-        return _checked(self.http.get(path)).text
+        return checked(self.http.get(path)).text
 
     def json(self, path: str) -> Any:
         """What a page answers to a program."""
-        return _checked(self.http.get(path, headers={"Accept": "application/json"})).json()
+        return checked(self.http.get(path, headers={"Accept": "application/json"})).json()
 
     def submit(self, path: str, fields: Mapping[str, str]) -> str:
         """Send a form; return the address of the page it leads to."""
         answer = self.http.post(path, data=dict(fields), headers=self._csrf())
         if answer.status_code != 302:
-            _checked(answer)
+            checked(answer)
             raise DemoError(f"The form at {path} was not accepted (it answered {answer.status_code}).")
         return answer.headers["location"]
 
     def call(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """One of the JSON calls that the pages' JavaScript makes."""
         headers = {**self._csrf(), "Accept": "application/json"}
-        return _checked(self.http.post(path, json=dict(body or {}), headers=headers)).json()
+        return checked(self.http.post(path, json=dict(body or {}), headers=headers)).json()
 
     def _csrf(self) -> dict[str, str]:
         return {"X-CSRFToken": self.http.cookies.get("csrftoken") or "", "Referer": str(self.http.base_url)}
@@ -90,7 +90,7 @@ class HttpHands:
     def upload(self, visitor: Visitor, name: str, file: Path) -> str:
         visitor.page(visitor.path("datasets/new/"))
         form = {"name": name}
-        made = _checked(
+        made = checked(
             visitor.http.post(
                 visitor.path("datasets/new/"),
                 data=form,
@@ -102,7 +102,7 @@ class HttpHands:
         for number in range(1, upload["parts"] + 1):
             target = visitor.call(upload["part_url"].replace("{number}", str(number)))["url"]
             part = content[(number - 1) * upload["part_size"] : number * upload["part_size"]]
-            _checked(httpx.put(target, content=part, timeout=REQUEST_SECONDS, trust_env=False))
+            checked(httpx.put(target, content=part, timeout=REQUEST_SECONDS, trust_env=False))
         url: str = visitor.call(upload["finish_url"])["url"]
         return url
 
@@ -126,7 +126,7 @@ class HttpHands:
             timeout=REQUEST_SECONDS,
             trust_env=False,
         )
-        return str(_checked(answer).json()["choices"][0]["message"]["content"])
+        return str(checked(answer).json()["choices"][0]["message"]["content"])
 
 
 def option(page: str, select: str, label: str) -> str | None:
@@ -158,7 +158,7 @@ def wait_for(
         time.sleep(pause)
 
 
-def _checked(answer: httpx.Response) -> httpx.Response:
+def checked(answer: httpx.Response) -> httpx.Response:
     """The answer, if it is a good one; else what the platform said about it."""
     if answer.status_code < 400:
         return answer

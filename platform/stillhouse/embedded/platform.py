@@ -28,7 +28,7 @@ def web(home: Home) -> Program:
                 "--loop",
                 "uvloop",
                 "--http",
-                "httptools",
+                "stillhouse.gateway.protocol:LimitedHttp",
                 "--no-access-log",
                 "--timeout-graceful-shutdown",
                 "5",

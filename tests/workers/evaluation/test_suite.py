@@ -12,7 +12,7 @@ import pytest
 from workers.contract import EvaluateSpec, EvaluationRow, SplitSpec, ThinkContract
 from workers.evaluation.errors import EvaluationCancelled, EvaluationError
 from workers.evaluation.prompts import read_prompts
-from workers.evaluation.suite import SuiteProgress, evaluate
+from workers.evaluation.suite import SuiteProgress, evaluate, room_for
 
 THINK = ThinkContract(family="plain", history_keeps=True)
 Reply = tuple[int, dict[str, str], object]
@@ -126,7 +126,21 @@ def test_base_and_adapter_are_graded_side_by_side(endpoint: StandIn, data: Path,
     assert (rows[2].adapter.reasoning, rows[2].adapter.output) == ("2!", '{"kind": "x", "n": 2}')
     assert endpoint.keys == {"Bearer sg-grant"}
     asked = endpoint.requests[-1]
-    assert (asked["path"], asked["temperature"], asked["max_tokens"]) == ("/v1/chat/completions", 0, 512)
+    assert (asked["path"], asked["temperature"], asked["max_tokens"]) == ("/v1/chat/completions", 0, 64)
+
+
+def test_a_reply_gets_room_for_the_longest_expected_one_and_a_reasoning_base_gets_all(
+    endpoint: StandIn, tmp_path: Path
+) -> None:
+    row = {"prompt": "Say it.", "completion": f"<think>{'a' * 80}</think>\n{'b' * 20}"}
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    prompts = read_prompts(data, split=None, max_rows=1, think=THINK)
+    length = len(f"<think>{'a' * 80}</think>\n{'b' * 20}")
+    assert [prompt.length for prompt in prompts] == [length]
+    assert room_for(prompts, spec(endpoint)) == length
+    assert room_for(prompts, spec(endpoint, max_tokens=90)) == 90
+    assert room_for(prompts, spec(endpoint, think=ThinkContract(family="qwen3"))) == 512
 
 
 def test_a_held_out_split_is_the_same_every_time(data: Path) -> None:
@@ -156,7 +170,7 @@ def test_an_adapter_that_never_gets_ready_fails_in_words(
         EvaluationError, match=r"clauses@0123456789ab was not ready to serve within 1 s"
     ) as caught:
         evaluate(spec(endpoint, wait_seconds=1), prompts, out=tmp_path)
-    assert (caught.value.code, caught.value.fault) == ("adapter_not_ready", "platform")
+    assert (caught.value.code, caught.value.fault) == ("model_not_ready", "platform")
     assert not (tmp_path / "rows.jsonl").exists()
 
 
