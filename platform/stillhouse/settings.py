@@ -13,7 +13,9 @@ def env(name: str, default: str | None = None) -> str:
         return Path(path).read_text(encoding="utf-8").strip()
     value = os.environ.get(name, default)
     if value is None:
-        raise ImproperlyConfigured(f"Set the environment variable {name} (or {name}_FILE). `make up` sets it for you.")
+        raise ImproperlyConfigured(
+            f"Set the environment variable {name} (or {name}_FILE). `make up` sets it for you."
+        )
     return value
 
 
@@ -151,7 +153,7 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = STILLHOUSE_URL.startswith("https://
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if flag("BEHIND_PROXY") else None
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
-DATA_UPLOAD_MAX_MEMORY_SIZE = 32 * 1024**2  # a worker's report with a full log tail and 1,000 points is far below
+DATA_UPLOAD_MAX_MEMORY_SIZE = 32 * 1024**2  # far above a report with a full log tail and 1,000 points
 
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"

@@ -1,7 +1,7 @@
 """What platform and workers say to each other: pydantic messages and nothing else.
 
-The messages are versioned by `CONTRACT_VERSION` and change by addition only. Unknown fields are refused, so that
-a misspelt setting is an error and never a silent default.
+The messages are versioned by `CONTRACT_VERSION` and change by addition only. Unknown fields are refused, so
+that a misspelt setting is an error and never a silent default.
 """
 
 from workers.contract.base import CONTRACT_VERSION, Message, Sha256

@@ -117,7 +117,8 @@ class FinishRequest(Message):
 
     token: str
     result: dict[str, object] | None = None
-    """ValidationReport for `validate`; `{"manifest_sha256": ...}` for `train`; EvaluationSummary for `evaluate`.
+    """ValidationReport for `validate`; `{"manifest_sha256": ...}` for `train`;
+    EvaluationSummary for `evaluate`.
     Files first: everything listed in `files` was uploaded before this call."""
     files: list[OutputFile] = []
     """What was uploaded: for `train` the adapter files and `manifest.json`; for `evaluate` `rows.jsonl`, an

@@ -24,7 +24,8 @@ class BaseReference(Message):
 
 
 class GoldenSample(Message):
-    """One prompt and target with the log-probabilities that the trained model gave, at the end of training."""
+    """One prompt and target with the log-probabilities that the trained model gave, at the end of
+    training."""
 
     prompt_ids: list[int] = Field(min_length=1)
     target_ids: list[int] = Field(min_length=1)

@@ -1,4 +1,7 @@
-"""Serving: what an agent says its engine holds, and what the platform wants it to hold. Bearer `AGENT_TOKEN`."""
+"""Serving: what an agent says its engine holds, and what the platform wants it to hold.
+
+Bearer `AGENT_TOKEN`.
+"""
 
 from typing import Literal
 
@@ -11,9 +14,11 @@ class ServingProof(Message):
     """Golden token log-probabilities, measured on this replica against the trainer's."""
 
     adapter_distance: float
-    """Mean absolute difference in nats between what the replica gives under the adapter's name and the trainer's."""
+    """Mean absolute difference in nats between what the replica gives under the adapter's name and the
+    trainer's."""
     base_distance: float
-    """The same for what the replica gives under the base's name: what a replica that ignores the adapter would show."""
+    """The same for what the replica gives under the base's name: what a replica that ignores the adapter
+    would show."""
     tokens: int
 
 

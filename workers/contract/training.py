@@ -7,8 +7,8 @@ from pydantic import Field
 from workers.contract.base import Message, Sha256
 
 ThinkPolicy = Literal["traces", "answer_only", "no_think"]
-"""What is trained of an assistant turn: reasoning and answer, the answer with its think block masked from the loss,
-or the answer without any think block."""
+"""What is trained of an assistant turn: reasoning and answer; the answer after a think block that is masked
+from the loss; or the answer without any think block."""
 
 
 class ThinkContract(Message):
@@ -27,7 +27,10 @@ class ThinkContract(Message):
 
 
 class TrainSpec(Message):
-    """Everything that decides a training run. Frozen at submission; the same spec and data give the same adapter."""
+    """Everything that decides a training run. Frozen at submission.
+
+    The same spec and data give the same adapter.
+    """
 
     base: str = ""
     """Catalog id of the base."""
@@ -49,7 +52,8 @@ class TrainSpec(Message):
     batch_size: int = Field(default=8, ge=1, le=1024)
     """Samples per optimizer step."""
     micro_batch_tokens: int = Field(default=2048, ge=16)
-    """Tokens (padding included) that one forward pass may hold; an optimizer step is made of as many as it needs."""
+    """Tokens (padding included) that one forward pass may hold; an optimizer step is made of as many as it
+    needs."""
     max_length: int = Field(default=2048, ge=16)
     """Longest sample in tokens. A longer one is excluded and reported, never cut."""
     max_excluded_share: float = Field(default=0.1, ge=0, le=1)
@@ -71,7 +75,8 @@ class TrainSpec(Message):
     checkpoint_every: int = Field(default=0, ge=0)
     """Optimizer steps between checkpoints; 0 writes none."""
     golden_samples: int = Field(default=4, ge=0, le=32)
-    """Samples whose token log-probabilities go into the manifest, for the proof that a replica applies the adapter."""
+    """Samples whose token log-probabilities go into the manifest, for the proof that a replica applies the
+    adapter."""
 
 
 class TrainProgress(Message):

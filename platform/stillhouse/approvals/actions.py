@@ -50,8 +50,8 @@ def ask_approval(*, by: Membership, version: AdapterVersion, note: str = "") -> 
 def decide(*, by: Membership, version: AdapterVersion, verdict: str, reason: str) -> Decision:
     """Approve or reject a version, once, with a reason, by somebody who neither made it nor asked.
 
-    The decision holds the digests of what was judged: the evaluation that the request speaks of, or the newest
-    one when nobody asked. Raises NotFound, UserError `not_allowed`, `bad_verdict`, `reason_missing`,
+    The decision holds the digests of what was judged: the evaluation that the request speaks of, or the
+    newest one when nobody asked. Raises NotFound, UserError `not_allowed`, `bad_verdict`, `reason_missing`,
     `not_evaluated`, `own_work`, or Conflict `already_decided`.
     """
     locked = _locked(by, version)

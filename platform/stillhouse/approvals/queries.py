@@ -25,7 +25,9 @@ def review_queue(by: Membership) -> QuerySet[ApprovalRequest]:
 def own_work(by: Membership, version: AdapterVersion, request: ApprovalRequest | None) -> bool:
     """Whether the member made the version or asked for it, and so may not decide; pages say so instead of
     offering a button."""
-    return by.user_id == version.run.started_by_id or (request is not None and by.user_id == request.asked_by_id)
+    return by.user_id == version.run.started_by_id or (
+        request is not None and by.user_id == request.asked_by_id
+    )
 
 
 def request_of(version: AdapterVersion) -> ApprovalRequest | None:
@@ -38,7 +40,5 @@ def request_of(version: AdapterVersion) -> ApprovalRequest | None:
 
 def decision_of(version: AdapterVersion) -> Decision | None:
     return (
-        Decision.objects.filter(version=version)
-        .select_related("decided_by", "asked_by", "request")
-        .first()
+        Decision.objects.filter(version=version).select_related("decided_by", "asked_by", "request").first()
     )

@@ -58,7 +58,8 @@ def home(request: HttpRequest, by: Membership) -> HttpResponse:
     context = {
         "steps": steps,
         "review": next(
-            (item for item in queue if may(by, "version.decide") and not own_work(by, item.version, item)), None
+            (item for item in queue if may(by, "version.decide") and not own_work(by, item.version, item)),
+            None,
         ),
         "following": following,
         "active_runs": runs(by).filter(job__state__in=[QUEUED, RUNNING])[:5],
