@@ -16,7 +16,9 @@ class Stores:
     """The three servers of one session: ports and secrets are known at once, `start` makes them answer."""
 
     def __init__(self) -> None:
-        self.home = Home(path=Path(tempfile.mkdtemp(prefix="stillhouse-tests-")), web_port=1)
+        self.home = Home(
+            path=Path(tempfile.mkdtemp(prefix="stillhouse-tests-")), web_port=Home._free_port(set())
+        )
         self.home.create()
         self._processes: list[Process] = []
         self._loop = asyncio.new_event_loop()
@@ -25,7 +27,12 @@ class Stores:
 
     def settings(self) -> dict[str, str]:
         """The environment for settings.py."""
-        return {**self.home.settings(), "STILLHOUSE_URL": "http://testserver"}
+        # The object store takes uploads from pages at this one address: browser tests serve theirs there.
+        return {
+            **self.home.settings(),
+            "STILLHOUSE_URL": "http://testserver",
+            "STILLHOUSE_TEST_URL": self.home.url,
+        }
 
     def start(self) -> None:
         """Start the servers and wait until they answer."""

@@ -52,7 +52,7 @@ class BrowserHands(HttpHands):
         page.wait_for_url(f"**/w/{person.workspace}/")
         visitor = Visitor(self.url, person)
         for cookie in context.cookies():
-            visitor.http.cookies.set(cookie["name"], cookie["value"])
+            visitor.http.cookies.set(cookie["name"], cookie["value"], domain=cookie["domain"])
         return visitor
 
     def upload(self, visitor: Visitor, name: str, file: Path) -> str:

@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 from typing import Any
 
 import pytest
@@ -53,11 +54,16 @@ def world(transactional_db: None) -> World:
 
 @pytest.fixture
 def site(transactional_db: None, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Django under uvicorn on a free port, in this process: it sees the test database. Yields its address."""
+    """Django under uvicorn in this process: it sees the test database. Yields its address."""
+    address = os.environ.get("STILLHOUSE_TEST_URL", "http://127.0.0.1:8000")
     settings.ALLOWED_HOSTS = ["127.0.0.1"]
     monkeypatch.setitem(connections.databases["default"], "CONN_MAX_AGE", 0)
     config = uvicorn.Config(
-        get_asgi_application(), host="127.0.0.1", port=0, log_level="warning", lifespan="off"
+        get_asgi_application(),
+        host="127.0.0.1",
+        port=urlsplit(address).port or 80,
+        log_level="warning",
+        lifespan="off",
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="site", daemon=True)
@@ -65,7 +71,7 @@ def site(transactional_db: None, settings: Any, monkeypatch: pytest.MonkeyPatch)
     while not server.started:
         assert thread.is_alive()
         thread.join(0.05)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    yield address
     server.should_exit = server.force_exit = True
     thread.join(timeout=10)
 
@@ -203,8 +209,9 @@ def test_a_run_is_cancelled_after_a_question(erin: Visit, world: World) -> None:
     page.goto(f"/w/acme/runs/{run.pk}/")
     page.get_by_role("button", name="Cancel run").click()
     page.get_by_role("button", name="No, keep it").click()
+    expect(page.get_by_role("dialog")).to_be_hidden()
     page.get_by_role("button", name="Cancel run").click()
-    page.get_by_role("dialog").get_by_role("button", name="Cancel run").click()
+    page.get_by_role("button", name="Yes, cancel it").click()
     expect(page.get_by_text("The run was cancelled.")).to_be_visible()
 
 

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from compose_spec import PyCompose
+from django.core.management import call_command
 
 from stillhouse.embedded import platform as embedded_platform
 from stillhouse.embedded.home import REPOSITORY, Home
@@ -66,6 +68,14 @@ def test_who_may_import_whom() -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.django_db
+def test_no_migration_is_missing() -> None:
+    try:
+        call_command("makemigrations", check=True, dry_run=True, verbosity=1)
+    except SystemExit:
+        pytest.fail("A model has changed and its migration is missing: run manage.py makemigrations.")
 
 
 def test_every_locked_package_has_a_hash() -> None:

@@ -50,6 +50,7 @@ BASES: tuple[Base, ...] = (
         8192,
         PLAIN,
         "The demonstration base: small enough to train and serve on two CPU cores. No reasoner by birth.",
+        max_rank=32,  # a CPU engine slows down with the largest rank it allows, whatever the adapter's own
     ),
     Base(
         "deepseek-r1-0528-qwen3-8b",

@@ -57,18 +57,18 @@ def test_a_run_is_told_in_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_table_says_what_was_measured() -> None:
     numbers = Numbers(rows=36, base_exact=0, adapter_exact=32, version="contract-clauses@0123456789ab")
-    assert not numbers.worked  # nothing was published
     numbers.seconds["train"] = 95.25
     numbers.publish_to_first_token_ms = 412.4
     text = table(numbers)
-    assert numbers.worked
     for part in ("0/36", "32/36", "contract-clauses@0123456789ab", "95.2", "412"):
         assert part in text
 
 
-def test_a_draw_is_no_success() -> None:
-    numbers = Numbers(rows=36, base_exact=5, adapter_exact=5, publish_to_first_token_ms=100)
-    assert not numbers.worked
+def test_it_worked_only_if_the_adapter_won_and_answered() -> None:
+    assert Numbers(rows=36, base_exact=5, adapter_exact=6, publish_to_first_token_ms=100).worked
+    assert not Numbers(rows=36, base_exact=5, adapter_exact=5, publish_to_first_token_ms=100).worked
+    assert not Numbers(rows=36, base_exact=5, adapter_exact=6).worked
+    assert not Numbers(adapter_exact=1, publish_to_first_token_ms=100).worked
 
 
 def test_the_example_is_a_question_without_its_answer() -> None:
