@@ -58,8 +58,10 @@ css: ## Compile the pages' CSS and vendor their libraries (needs npm; the result
 	cd platform/stillhouse/web/assets && npm ci && npm run build
 
 .PHONY: bench
-bench: venv ## Every benchmark, each a script in benchmarks/
-	@for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=platform:. $(PYTHON_VENV) $$script || exit 1; done
+bench: venv ## What benchmarks/README.md reports (half an hour; needs the base of `make up`)
+	$(PYTHON_VENV) benchmarks/train.py --base $${STILLHOUSE_HOME:-var}/bases/smollm2-135m-instruct
+	$(PYTHON_VENV) benchmarks/gateway.py
+	$(PYTHON_VENV) benchmarks/demo.py
 
 .PHONY: lock
 lock: venv ## Compile requirements/*.in into the hash-locked lists (UPGRADE=1: newest versions)

@@ -5,18 +5,17 @@ Workers are played by the actions that their calls end in; the platform with rea
 
 import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
 from django.core.asgi import get_asgi_application
 from django.db import connections, transaction
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from stillhouse.approvals.actions import ask_approval, decide
 from stillhouse.approvals.models import Decision
@@ -26,6 +25,7 @@ from stillhouse.jobs.actions import claim_job, finish_job, report_job
 from stillhouse.jobs.models import Job
 from stillhouse.publishing.actions import publish
 from stillhouse.training.models import TrainingRun
+from tests.e2e.browser import chromium
 from tests.registry import (
     another_lead,
     approved,
@@ -41,10 +41,6 @@ from tests.world import PASSWORD, World, chat_row, jsonl, make_world
 from workers.contract import JobFailure, MetricPoint, ReportRequest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("stores", "transactional_db")]
-FLAGS = (
-    "--no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync"
-)
 
 
 @pytest.fixture
@@ -81,10 +77,8 @@ def browser() -> Iterator[Browser]:
     os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = (
         "true"  # Playwright keeps an event loop in the thread of the test
     )
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS.split())
+    with chromium() as found:
         yield found
-        found.close()
     del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
 
 
