@@ -70,7 +70,7 @@ def test_the_adapter_beats_its_base(demonstrated: tuple[Demonstration, Numbers, 
     assert numbers.rows == 36
     assert numbers.adapter_exact > numbers.base_exact
     assert numbers.steps == 30
-    assert 0 < numbers.publish_to_first_token_ms < 5_000
+    assert numbers.publish_to_first_token_ms > 0
     assert 0 < numbers.peak_memory_mb < 8 * 1024
     assert complaints == []
 

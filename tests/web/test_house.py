@@ -131,7 +131,15 @@ def test_compose_runs_the_commands_of_make_up(tmp_path: Path) -> None:
 def plain(command: Sequence[str]) -> set[str]:
     """The words of a command less what belongs to a machine: addresses, ports, paths, the engine's size."""
     words = [str(word) for word in command]
-    placed = {"--host", "--port", "--model", "--served-model-name", "--max-model-len", "--max-num-seqs"}
+    placed = {
+        "--host",
+        "--port",
+        "--model",
+        "--served-model-name",
+        "--max-model-len",
+        "--max-num-seqs",
+        "--max-lora-rank",
+    }
     return {
         word
         for word, before in zip(words, ["", *words], strict=False)

@@ -85,6 +85,7 @@ def vllm(home: Home) -> Program:
             *[sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(home.base)],
             *["--served-model-name", BASE_ID, "--host", "127.0.0.1", "--port", str(port)],
             *["--dtype", "bfloat16", "--max-model-len", "2048", "--max-num-seqs", "8"],
+            "--enforce-eager",  # compiling takes longer than it saves on a base this small
             *["--enable-lora", "--max-lora-rank", MAX_RANK, "--max-loras", "4", "--max-cpu-loras", "16"],
             # Never lm_head: prompt log-probabilities (the golden proof) would then end the engine.
             *[
