@@ -45,7 +45,8 @@ class Program:
             uid, gid = self.user
             command += ["--reuid", str(uid), "--regid", str(gid), "--clear-groups"]
             command += ["--inh-caps", "-all,+dac_override", "--ambient-caps", "-all,+dac_override"]
-            command += ["--no-new-privs"]
+            # access(2), which initdb and postgres ask about their own files, would otherwise leave that out.
+            command += ["--securebits", "+no_setuid_fixup", "--no-new-privs"]
         return [*command, "--", *self.argv]
 
 

@@ -201,7 +201,10 @@ async def supervise(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop, number)
     try:
-        return await _until(asked_to_stop, _live(supervisor, once=once, then=then))
+        # Ctrl-C is the ordinary end of a platform that stays up, and no success of one that had work to do.
+        return await _until(
+            asked_to_stop, _live(supervisor, once=once, then=then), interrupted=130 if once else 0
+        )
     except EmbeddedError as error:
         supervisor.say(f"Stopping: {error}")
         return 1
@@ -232,8 +235,8 @@ def _first(errors: BaseExceptionGroup[EmbeddedError]) -> EmbeddedError:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-async def _until(stop: asyncio.Event, work: Awaitable[int]) -> int:
-    """The result of `work`, or 0 when `stop` comes first."""
+async def _until(stop: asyncio.Event, work: Awaitable[int], *, interrupted: int) -> int:
+    """The result of `work`, or `interrupted` when `stop` comes first."""
     task = asyncio.ensure_future(work)
     stopping: asyncio.Task[bool] = asyncio.ensure_future(stop.wait())
     await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -243,4 +246,4 @@ async def _until(stop: asyncio.Event, work: Awaitable[int]) -> int:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError, EmbeddedError):
         await task
-    return 0
+    return interrupted

@@ -165,3 +165,18 @@ def test_leftovers_of_another_boot_are_only_numbers(home: Home) -> None:
     entry = {"pid": os.getpid(), "started": start_time(os.getpid())}
     (home.path / "run.json").write_text(json.dumps({"boot": "another", "processes": {"web": entry}}))
     assert end_leftovers(home) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has powers to drop")
+def test_postgres_finds_its_files_below_a_folder_of_root_alone(tmp_path: Path) -> None:
+    """A checkout in /root: Postgres runs as somebody else, and asks access(2) before it opens anything."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    file = closed / "program"
+    file.touch(mode=0o755)
+    ask = "import os, sys; print(os.geteuid(), os.access(sys.argv[1], os.X_OK))"
+    dropped = Program(
+        name="x", argv=[sys.executable, "-c", ask, str(file)], environment={}, user=(65534, 65534)
+    )
+    said = subprocess.run(dropped.command(), stdout=subprocess.PIPE, text=True, timeout=30, check=True).stdout
+    assert said.split() == ["65534", "True"]
