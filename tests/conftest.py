@@ -1,6 +1,7 @@
 """Settings and servers for the tests: real Postgres, real Valkey, a real S3 server, started once per session.
 
-Where DATABASE_URL is set already (a developer's own servers), those are used and nothing is started.
+Where DATABASE_URL is set already (a developer's own servers), those are used and nothing is started. Each
+process of pytest-xdist (`-n 2`) has servers of its own.
 """
 
 import os
@@ -14,12 +15,15 @@ from tests.stores import Stores
 _stores: Stores | None = None
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Give settings.py its environment, and load it."""
     global _stores
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return  # pytest-xdist's own process runs no test, and its children would inherit this environment
     if "DATABASE_URL" not in os.environ:
         _stores = Stores()
         os.environ.update(_stores.settings())
+    os.environ.setdefault("RETRY_SECONDS", "0")  # tests do not sleep through the pause after a failure
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "stillhouse.settings")
     django.setup()
 

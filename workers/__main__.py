@@ -1,5 +1,6 @@
-"""`python -m workers`: train, validate, base, evaluate, agent. Results go to stdout, everything else to
-stderr.
+"""`python -m workers`: train, estimate, validate, base, evaluate, agent.
+
+Results go to stdout, everything else to stderr.
 """
 
 import argparse
@@ -17,9 +18,14 @@ from workers.contract import TrainProgress, ValidateSpec, ValidationReport
 def main(arguments: list[str]) -> int:
     parsed = _parser(arguments[:1]).parse_args(arguments)
     command: str = parsed.command
-    return {"train": _train, "validate": _validate, "base": _base, "evaluate": _evaluate, "agent": _agent}[
-        command
-    ](parsed)
+    return {
+        "train": _train,
+        "estimate": _estimate,
+        "validate": _validate,
+        "base": _base,
+        "evaluate": _evaluate,
+        "agent": _agent,
+    }[command](parsed)
 
 
 def _parser(wanted: list[str]) -> argparse.ArgumentParser:
@@ -38,6 +44,10 @@ def _parser(wanted: list[str]) -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; may be repeated"
     )
 
+    estimate = commands.add_parser(
+        "estimate", help="tokens, memory and time of a run before it runs; exit 1 when it cannot fit"
+    )
+
     validate = commands.add_parser(
         "validate", help="check a dataset file; exit 0 when every row can be trained on"
     )
@@ -51,6 +61,10 @@ def _parser(wanted: list[str]) -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="answer rows with base and adapter, and grade them")
     agent = commands.add_parser("agent", help="keep one engine's adapters as the platform wants them")
+    if wanted == ["estimate"]:
+        from workers.training.estimate_cli import add_arguments as add_estimate  # noqa: PLC0415
+
+        add_estimate(estimate)
     if wanted == ["evaluate"]:
         from workers.evaluation.cli import add_arguments as add_evaluate  # noqa: PLC0415
 
@@ -89,6 +103,12 @@ def _train(parsed: argparse.Namespace) -> int:
         return 130
     print(result.model_dump_json())
     return 0
+
+
+def _estimate(parsed: argparse.Namespace) -> int:
+    from workers.training.estimate_cli import run  # noqa: PLC0415
+
+    return run(parsed)
 
 
 class _StopOnSignal:

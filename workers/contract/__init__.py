@@ -1,11 +1,12 @@
 """What platform and workers say to each other: pydantic messages and nothing else.
 
 The messages are versioned by `CONTRACT_VERSION` and change by addition only. Unknown fields are refused, so
-that a misspelt setting is an error and never a silent default.
+that a misspelt setting is an error and never a silent default; only in the platform's answers they are
+ignored, so that a worker survives the upgrade of its platform.
 """
 
-from workers.contract.base import CONTRACT_VERSION, Message, Sha256
-from workers.contract.data import Problem, SplitSpec, ValidateSpec, ValidationReport
+from workers.contract.base import CONTRACT_VERSION, Answer, Message, Sha256
+from workers.contract.data import Counted, Doctor, Problem, SplitSpec, ValidateSpec, ValidationReport
 from workers.contract.evaluation import (
     EvaluateSpec,
     EvaluationRow,
@@ -15,9 +16,14 @@ from workers.contract.evaluation import (
     SideSummary,
 )
 from workers.contract.jobs import (
+    CheckpointRequest,
     ClaimAnswer,
     ClaimRequest,
+    EnrolAnswer,
+    EnrolRequest,
     FinishRequest,
+    HelloAnswer,
+    HelloRequest,
     InputFile,
     JobFailure,
     JobKind,
@@ -26,11 +32,14 @@ from workers.contract.jobs import (
     Refusal,
     ReportAnswer,
     ReportRequest,
+    StoredCheckpoint,
     UploadGrant,
     UploadsAnswer,
     UploadsRequest,
+    WorkerFacts,
 )
 from workers.contract.manifest import AdapterManifest, BaseReference, GoldenSample, ManifestFile
+from workers.contract.reading import CHAT, Items, Mapping, Reading, items_of
 from workers.contract.serving import (
     HeldVersion,
     PoolReport,
@@ -39,14 +48,30 @@ from workers.contract.serving import (
     WantedFile,
     WantedVersion,
 )
-from workers.contract.training import ThinkContract, ThinkPolicy, TrainProgress, TrainResult, TrainSpec
+from workers.contract.training import (
+    ThinkContract,
+    ThinkPolicy,
+    ThinkRates,
+    TrainProgress,
+    TrainResult,
+    TrainSpec,
+)
+from workers.contract.workload import CountSpec, TokenBin, TokenCounts, Workload
 
 __all__ = [
+    "CHAT",
     "CONTRACT_VERSION",
     "AdapterManifest",
+    "Answer",
     "BaseReference",
+    "CheckpointRequest",
     "ClaimAnswer",
     "ClaimRequest",
+    "CountSpec",
+    "Counted",
+    "Doctor",
+    "EnrolAnswer",
+    "EnrolRequest",
     "EvaluateSpec",
     "EvaluationRow",
     "EvaluationSummary",
@@ -55,16 +80,21 @@ __all__ = [
     "Grade",
     "Grader",
     "HeldVersion",
+    "HelloAnswer",
+    "HelloRequest",
     "InputFile",
+    "Items",
     "JobFailure",
     "JobKind",
     "ManifestFile",
+    "Mapping",
     "Message",
     "MetricPoint",
     "OutputFile",
     "PoolReport",
     "PoolWanted",
     "Problem",
+    "Reading",
     "Refusal",
     "ReportAnswer",
     "ReportRequest",
@@ -72,8 +102,12 @@ __all__ = [
     "Sha256",
     "SideSummary",
     "SplitSpec",
+    "StoredCheckpoint",
     "ThinkContract",
     "ThinkPolicy",
+    "ThinkRates",
+    "TokenBin",
+    "TokenCounts",
     "TrainProgress",
     "TrainResult",
     "TrainSpec",
@@ -84,4 +118,7 @@ __all__ = [
     "ValidationReport",
     "WantedFile",
     "WantedVersion",
+    "WorkerFacts",
+    "Workload",
+    "items_of",
 ]

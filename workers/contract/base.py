@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A sha256 digest as 64 lower-case hexadecimal characters."""
@@ -17,3 +17,10 @@ class Message(BaseModel):
     """A frozen message that refuses unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Answer(Message):
+    """What the platform answers. A field that a newer platform has added is ignored, so that a worker of the
+    version before goes on while the site is upgraded."""
+
+    model_config = ConfigDict(extra="ignore")

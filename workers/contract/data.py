@@ -4,7 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from workers.contract.base import Message
+from workers.contract.base import Message, Sha256
+from workers.contract.reading import Mapping, Reading
+
+FileFormat = Literal["auto", "jsonl"]
 
 
 class SplitSpec(Message):
@@ -17,9 +20,15 @@ class SplitSpec(Message):
 
 
 class ValidateSpec(Message):
-    """A `validate` job: read one dataset file and report on every row."""
+    """A `validate` job: read one dataset file, report on every row, and write the good ones normalised."""
 
-    format: Literal["jsonl"] = "jsonl"
+    format: FileFormat = "auto"
+    """`auto` looks at the bytes, never at the file's name. `jsonl` reads JSON Lines whatever that looks
+    like"""
+    mapping: Mapping | None = None
+    """How to read the rows; None: recognised by looking."""
+    near_duplicates: bool = True
+    """Whether rows are compared by their words as well as exactly."""
     max_row_bytes: int = Field(default=8 * 1024 * 1024, gt=0)
     """A longer line is reported and skipped, never held in memory."""
     max_problems: int = Field(default=1000, gt=0)
@@ -28,6 +37,10 @@ class ValidateSpec(Message):
     """Address-space limit of the child process."""
     seconds: int = Field(default=1800, gt=0)
     """Wall-clock limit of the child process."""
+    unpacked_bytes: int = Field(default=64 * 1024**3, gt=0)
+    """The most bytes that an archive or a compressed file may hold."""
+    output_bytes: int = Field(default=64 * 1024**3, gt=0)
+    """The largest file the child process may write."""
 
 
 class Problem(Message):
@@ -41,6 +54,56 @@ class Problem(Message):
     """Stable snake_case code."""
     message: str
     """One sentence for a person: what is wrong and what to do about it."""
+    value: str = ""
+    """What stands there, cut to a few words; empty where it would not help. Never logged."""
+    source: str = ""
+    """The file inside an archive, or the sheet of a workbook; empty otherwise."""
+
+
+class Counted(Message):
+    """How many rows something was found in, and where first."""
+
+    rows: int
+    places: list[str] = []
+    """The first few places, such as `row 3, messages[1]`; never the text itself."""
+
+
+class Doctor(Message):
+    """Figures and doubts about the good rows as a whole."""
+
+    verdict: Literal["ready", "ready_with_warnings", "not_ready"]
+    reasons: list[str] = []
+    """Why, in sentences for a person, the weightiest first."""
+    next_step: str = ""
+    exact_duplicates: int = 0
+    """Rows that repeat an earlier row."""
+    near_duplicates: int = 0
+    """Rows that say almost the same as an earlier row, exact repeats not counted."""
+    near_groups: list[list[int]] = []
+    """Row numbers that belong together, the largest groups first; at most 50 groups of at most 20."""
+    near_checked: bool = False
+    """False when the comparison was not asked for, or there were too many rows for it."""
+    personal: dict[str, Counted] = {}
+    """Personal data and secrets by kind, such as `email`, `iban`, `private_key`."""
+    answer_lengths: list[tuple[int, int]] = []
+    """Histogram: upper end in characters (powers of two) and rows; the same for the next two."""
+    question_lengths: list[tuple[int, int]] = []
+    reasoning_lengths: list[tuple[int, int]] = []
+    empty_reasoning: int = 0
+    """Last answers with think tags and nothing between them."""
+    unclosed_reasoning: int = 0
+    answers: list[tuple[str, int]] = []
+    """The most frequent short answers and their rows; empty where answers do not repeat."""
+    constant_answer: bool = False
+    """Every row has the same answer."""
+    leading_space: int = 0
+    """Rows whose last answer begins with white space."""
+    template_residue: Counted | None = None
+    """Rows that carry control tokens of a chat template as text."""
+    scripts: dict[str, int] = {}
+    """Rows by the writing system of most of their letters: `Latin`, `Cyrillic`, …"""
+    control_characters: int = 0
+    """Rows with invisible control or direction characters."""
 
 
 class ValidationReport(Message):
@@ -66,6 +129,13 @@ class ValidationReport(Message):
     """Assistant turns in the valid rows."""
     characters: int = 0
     """Characters of text in the valid rows."""
+    reading: Reading | None = None
+    """How the file was read."""
+    doctor: Doctor | None = None
+    warning_counts: dict[str, int] = {}
+    """Warnings per code."""
+    sha256: Sha256 | None = None
+    """Digest of the file, where the check was asked to take it."""
     samples: list[dict[str, object]] = []
     """The first few valid rows, normalised to `{"messages": [...]}`."""
     seconds: float

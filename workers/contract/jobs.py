@@ -4,9 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from workers.contract.base import CONTRACT_VERSION, FileName, Message, Sha256
+from workers.contract.base import CONTRACT_VERSION, Answer, FileName, Message, Sha256
 
-JobKind = Literal["validate", "train", "evaluate"]
+JobKind = Literal["validate", "train", "evaluate", "count"]
 
 
 class ClaimRequest(Message):
@@ -24,10 +24,18 @@ class InputFile(Message):
     """`data`, `eval`, or the name of an adapter file."""
     url: str
     size: int
-    sha256: Sha256
+    sha256: Sha256 | None
+    """None for a large dataset file that was not hashed yet: the worker takes its digest and reports it."""
 
 
-class ClaimAnswer(Message):
+class StoredCheckpoint(Message):
+    """What an attempt goes on from, when its own disk has nothing newer."""
+
+    step: int = Field(ge=0)
+    files: list[InputFile]
+
+
+class ClaimAnswer(Answer):
     """200: the job is this worker's, until the lease ends."""
 
     job: str
@@ -44,6 +52,57 @@ class ClaimAnswer(Message):
     inputs: list[InputFile] = []
     subject: str = ""
     """Id of what the job is for: dataset version, training run or evaluation."""
+    beginning: int = 1
+    """The attempt that the work counts from: what earlier ones left on this host is not gone on from."""
+    checkpoint: StoredCheckpoint | None = None
+    checkpoint_seconds: float = 300.0
+    """Longest time between two checkpoints."""
+    hang_seconds: float = 900.0
+    """A child that says nothing for this long is stopped."""
+
+
+class WorkerFacts(Message):
+    """What a worker says about itself and its machine. For people, and for the platform's count of slots."""
+
+    queue: str = Field(default="", max_length=40)
+    """The queue it listens to: a GPU class, or `cpu`."""
+    slots: int = Field(default=1, ge=0, le=64)
+    """Jobs it can work on at the same time."""
+    host: str = Field(default="", max_length=120)
+    devices: list[str] = Field(default=[], max_length=64)
+    """Each accelerator by name and memory; empty: none."""
+    memory_bytes: int = Field(default=0, ge=0)
+    cores: int = Field(default=0, ge=0)
+    """Cores that it may use; 0: not said."""
+    disk_free_bytes: int = Field(default=0, ge=0)
+    """Free where job folders live."""
+    versions: dict[str, str] = {}
+    """Python, and the libraries that decide a training run."""
+
+
+class HelloRequest(Message):
+    """POST /worker/v1/hello: I live. At the start and every half minute."""
+
+    worker: str = Field(min_length=1, max_length=120)
+    facts: WorkerFacts = WorkerFacts()
+    contract: int = CONTRACT_VERSION
+
+
+class HelloAnswer(Answer):
+    draining: bool = False
+    """No more work comes; what runs may end."""
+
+
+class EnrolRequest(Message):
+    """POST /worker/v1/enrol, with the one-time token as bearer: a secret of this worker's own."""
+
+    worker: str = Field(min_length=1, max_length=120)
+    contract: int = CONTRACT_VERSION
+
+
+class EnrolAnswer(Answer):
+    secret: str
+    """Bearer token from now on, in place of the shared one; shown here and never again."""
 
 
 class Refusal(Message):
@@ -75,7 +134,7 @@ class ReportRequest(Message):
     """The last lines of the child's log; never contains data."""
 
 
-class ReportAnswer(Message):
+class ReportAnswer(Answer):
     action: Literal["continue", "checkpoint", "cancel"]
 
 
@@ -90,6 +149,17 @@ class UploadsRequest(Message):
 
     token: str
     files: list[OutputFile] = Field(min_length=1, max_length=64)
+    checkpoint: int | None = Field(default=None, ge=0)
+    """The step of the checkpoint that the files belong to; None: they are the job's result."""
+
+
+class CheckpointRequest(Message):
+    """POST /worker/v1/jobs/<id>/checkpoints: every file of the checkpoint is in the store."""
+
+    token: str
+    step: int = Field(ge=0)
+    files: list[OutputFile] = Field(min_length=1, max_length=64)
+    """The checkpoint's own manifest is the last."""
 
 
 class UploadGrant(Message):
@@ -98,7 +168,7 @@ class UploadGrant(Message):
     """Presigned PUT."""
 
 
-class UploadsAnswer(Message):
+class UploadsAnswer(Answer):
     uploads: list[UploadGrant]
 
 

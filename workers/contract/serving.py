@@ -20,6 +20,15 @@ class ServingProof(Message):
     """The same for what the replica gives under the base's name: what a replica that ignores the adapter
     would show."""
     tokens: int
+    effect: float | None = None
+    """How far the adapter moves the trainer's own base on these tokens: root mean square, nats a token."""
+    share: float | None = None
+    """How much of that move this replica shows, quantisation cancelled: about 1 when it applies the adapter,
+    0 when it ignores it."""
+    share_error: float | None = None
+    """Standard error of `share`."""
+    code: Literal["applied", "adapter_without_effect"] = "applied"
+    """`adapter_without_effect`: it differs too little from its base for a replica to show the difference."""
 
 
 class HeldVersion(Message):
@@ -50,6 +59,12 @@ class PoolReport(Message):
     base: str = ""
     """Name the engine serves its base under."""
     base_digest: Sha256 | None = None
+    capacity: int = Field(default=0, ge=0, le=100_000)
+    """Adapters the engine keeps in memory (`--max-cpu-loras`); 0 when the agent was not told."""
+    leaving: bool = False
+    """The agent is about to stop: send no new requests here."""
+    trouble: str = Field(default="", max_length=300)
+    """What the agent itself cannot do, apart from single versions. For the pool page."""
     held: list[HeldVersion]
 
 
@@ -65,9 +80,13 @@ class WantedVersion(Message):
     digest: Sha256
     files: list[WantedFile]
     """Adapter files and manifest.json. URLs are short-lived; a later answer brings fresh ones."""
+    required: bool = False
+    """Apps are answered with it: a replica without it is not ready to join its pool."""
 
 
 class PoolWanted(Message):
+    """What this replica should hold, the most important first."""
+
     wanted: list[WantedVersion]
     poll_seconds: float
     """When to come back."""

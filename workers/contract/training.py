@@ -23,7 +23,13 @@ class ThinkContract(Message):
     history_keeps: bool = False
     """Earlier assistant turns keep their reasoning when they are rendered as history."""
     switch: Literal["none", "template_flag", "system_prompt"] = "none"
-    """How reasoning is turned on and off: not at all, by `enable_thinking`, or by a system sentence."""
+    """How reasoning is turned on and off: not at all, by `enable_thinking`, or by words in the system
+    message.
+    """
+    switch_on: str = "detailed thinking on"
+    """With `system_prompt`: the words that turn reasoning on; empty when it reasons without being told."""
+    switch_off: str = "detailed thinking off"
+    """With `system_prompt`: the words that turn it off."""
 
 
 class TrainSpec(Message):
@@ -52,8 +58,8 @@ class TrainSpec(Message):
     batch_size: int = Field(default=8, ge=1, le=1024)
     """Samples per optimizer step."""
     micro_batch_tokens: int = Field(default=2048, ge=16)
-    """Tokens (padding included) that one forward pass may hold; an optimizer step is made of as many as it
-    needs."""
+    """Tokens of one pack, the samples that go through the model together; a step is made of as many packs as
+    it needs. A longer sample is a pack of its own."""
     max_length: int = Field(default=2048, ge=16)
     """Longest sample in tokens. A longer one is excluded and reported, never cut."""
     max_excluded_share: float = Field(default=0.1, ge=0, le=1)
@@ -77,6 +83,10 @@ class TrainSpec(Message):
     golden_samples: int = Field(default=4, ge=0, le=32)
     """Samples whose token log-probabilities go into the manifest, for the proof that a replica applies the
     adapter."""
+    think_rate_samples: int = Field(default=8, ge=0, le=64)
+    """Replies that are generated after training to see whether the model still reasons; 0 generates none."""
+    think_rate_tokens: int = Field(default=256, ge=16)
+    """Longest of those replies, in tokens."""
 
 
 class TrainProgress(Message):
@@ -99,6 +109,25 @@ class TrainProgress(Message):
     eta_seconds: float | None = None
 
 
+class ThinkRates(Message):
+    """How the trained adapter reasons, in replies generated greedily to held-out prompts that ask for it.
+
+    `valid` + `empty` + `missing` + `truncated` = `samples`.
+    """
+
+    samples: int
+    valid: int = 0
+    """Replies with reasoning, closed."""
+    empty: int = 0
+    """With a block that holds nothing."""
+    missing: int = 0
+    """With no block."""
+    truncated: int = 0
+    """Whose reasoning did not end within `tokens`."""
+    tokens: int
+    """Room that every reply had."""
+
+
 class TrainResult(Message):
     """What a run ends with; the CLI prints it as its last line."""
 
@@ -119,3 +148,13 @@ class TrainResult(Message):
     excluded: int = 0
     """Samples longer than `max_length`."""
     seconds: float = 0.0
+    think_rates: ThinkRates | None = None
+    """None when no reply was generated: nothing in the data thinks, or nothing fits `think_rate_tokens`."""
+    device: str = ""
+    """The device's name as its driver gives it, such as `NVIDIA H100 80GB HBM3`; `cpu` for a CPU."""
+    memory_plan: str = ""
+    """Name of the memory plan that the run ended with."""
+    predicted_memory_bytes: int = 0
+    """Of `peak_memory_bytes`, by the closed form alone, before the first step; 0: not predicted."""
+    predicted_seconds: float = 0.0
+    """Of `seconds`, by the closed form alone, before the first step; 0: not predicted."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from workers.contract import SplitSpec, ThinkContract
 from workers.data.rows import BadRow, ChatMessage, Row, read_rows
 from workers.data.split import is_held_out
+from workers.data.think import with_reasoning
 from workers.evaluation.errors import EvaluationError
 
 
@@ -46,20 +47,11 @@ def _prompt(messages: list[ChatMessage], think: ThinkContract) -> Prompt:
     return Prompt(
         messages=[_as_sent(message, think) for message in before],
         expected=last["content"].strip(),
-        length=len(_with_reasoning(last, think)),
+        length=len(with_reasoning(last, think)),
     )
 
 
 def _as_sent(message: ChatMessage, think: ThinkContract) -> dict[str, str]:
     """A message as the chat endpoint takes it; earlier reasoning only where the base's history keeps it."""
-    content = _with_reasoning(message, think) if think.history_keeps else message["content"]
+    content = with_reasoning(message, think) if think.history_keeps else message["content"]
     return {"role": message["role"], "content": content}
-
-
-def _with_reasoning(message: ChatMessage, think: ThinkContract) -> str:
-    """The text as the trainer renders it."""
-    reasoning, content = message.get("reasoning_content", ""), message["content"]
-    if not reasoning:
-        return content
-    inside, after = ("", "\n") if think.family == "plain" else ("\n", "\n\n")
-    return f"{think.open}{inside}{reasoning}{inside}{think.close}{after}{content}"

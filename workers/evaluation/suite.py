@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workers.contract import EvaluateSpec, EvaluationRow, EvaluationSummary, Grade, SideSummary
+from workers.data.think import judge_split, judge_text
 from workers.evaluation.endpoint import REFUSED, Answer, Endpoint
 from workers.evaluation.errors import EvaluationCancelled, EvaluationError
 from workers.evaluation.graders import grade
 from workers.evaluation.prompts import Prompt
-from workers.evaluation.think import read_split, split_text
 
 ROWS_FILE = "rows.jsonl"
 SHORTEST_ROOM = 64
@@ -156,9 +156,9 @@ async def _gather(work: Sequence[Coroutine[None, None, Grade]]) -> list[Grade]:
 
 def _graded(answer: Answer, expected: str, spec: EvaluateSpec) -> Grade:
     if answer.is_split:
-        thought = read_split(answer.content, answer.reasoning, answer.finish_reason)
+        thought = judge_split(answer.content, answer.reasoning, answer.finish_reason)
     else:
-        thought = split_text(answer.content, spec.think)
+        thought = judge_text(answer.content, spec.think)
     return Grade(
         output=thought.answer,
         reasoning=thought.reasoning,

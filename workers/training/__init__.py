@@ -6,9 +6,16 @@
 | base.py | a base folder: what it is, what is refused (no torch) |
 | prepare.py | rows to samples; what is too long is left out and reported |
 | render.py | chats to token ids by the base's own template and think contract |
-| plan.py | every step's samples, decided before the first; learning rates |
-| model.py | NF4 by bitsandbytes, LoRA by PEFT |
-| loss.py | forward and loss, head on trained positions only |
+| plan.py | every step's packs, decided before the first; learning rates |
+| packs.py | a pack: documents end to end, and where they begin and are learnt from |
+| planner.py | how a run trades time for memory, and one step down |
+| model.py | the base by transformers, LoRA modules by PEFT |
+| frozen.py | the base's linear weights: NF4 by bitsandbytes, unpacked once or before each use |
+| lora.py | masters in one vector; linear layers and MLP with their LoRA in one product |
+| attention.py | causal attention inside each document |
+| forward.py | the decoder, put together from these |
+| loss.py | head and loss on trained positions only, in chunks |
+| measure.py | held-out loss and log-probabilities, nothing learnt |
 | checkpoint.py | safetensors and JSON; resume by plan index |
 | golden.py | log-probabilities for the serving proof |
 | export.py | the adapter for PEFT and vLLM, manifest last |

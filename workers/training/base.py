@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from workers.contract import Sha256, TrainSpec
+from workers.contract.estimate import BaseShape
+from workers.contract.limits import why_not_learning_rate
+from workers.contract.shape import shape_of_config
 from workers.contract.weights import BaseFolderError, digest_base, template_sha256, template_text
 from workers.training.errors import TrainingError
 
@@ -84,6 +87,24 @@ def open_base(path: Path) -> Base:
     )
 
 
+def base_shape(path: Path) -> BaseShape:
+    """The numbers of the base in `path` that decide memory and time. Raises TrainingError as `open_base`."""
+    return shape_of(open_base(path))
+
+
+def shape_of(base: Base) -> BaseShape:
+    try:
+        return shape_of_config(
+            _config(base.path),
+            parameters=base.parameters,
+            tied=not any(name.endswith("lm_head.weight") for name in base.tensors),
+        )
+    except ValueError:
+        raise TrainingError(
+            "damaged_base", f"config.json in {base.path} does not give the base's sizes. Copy it again."
+        ) from None
+
+
 def check_spec(base: Base, spec: TrainSpec) -> None:
     """Refuse what this base cannot train or the serving engine cannot load. Raises TrainingError."""
     if spec.rank > MAX_SERVED_RANK:
@@ -112,6 +133,8 @@ def check_spec(base: Base, spec: TrainSpec) -> None:
             f"max_length is {spec.max_length} tokens; this base was made for {base.context_length}. "
             f"Set max_length to {base.context_length} or less.",
         )
+    if (why := why_not_learning_rate(spec.learning_rate, base.parameters)) is not None:
+        raise TrainingError("learning_rate_out_of_range", why)
     if spec.base_digest is not None:
         _check_digest("base_digest", spec.base_digest, digest_base(base.path), base.path)
     if spec.template_sha256 is not None:
@@ -137,6 +160,7 @@ def base_facts(base: Base) -> dict[str, object]:
         "layers": base.layers,
         "vocabulary": base.vocabulary,
         "targets": base.linear_targets(),
+        "shape": shape_of(base).model_dump(mode="json"),
     }
 
 

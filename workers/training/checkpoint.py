@@ -21,6 +21,7 @@ from workers.training.files import (
     write_json,
     write_tensors,
 )
+from workers.training.forward import Decoder
 from workers.training.model import trainable
 
 KEEP = 2
@@ -48,12 +49,12 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, model: Any, optimizer: torch.optim.Optimizer, progress: Progress, identity: Identity
+    folder: Path, decoder: Decoder, optimizer: torch.optim.Optimizer, progress: Progress, identity: Identity
 ) -> None:
     """Write `folder`/step-N whole, then drop the oldest beyond `KEEP`."""
     partial = fresh_folder(folder / ".partial")
     tensors, scalars = _optimizer_parts(optimizer)
-    write_tensors(partial / "lora.safetensors", dict(trainable(model)))
+    write_tensors(partial / "lora.safetensors", dict(trainable(decoder.model)))
     write_tensors(partial / "optimizer.safetensors", tensors)
     write_tensors(partial / "rng.safetensors", _rng())
     write_json(
@@ -71,9 +72,9 @@ def save_checkpoint(
 
 
 def load_newest(
-    folder: Path, model: Any, optimizer: torch.optim.Optimizer, identity: Identity
+    folder: Path, decoder: Decoder, optimizer: torch.optim.Optimizer, identity: Identity
 ) -> Progress | None:
-    """Put the newest checkpoint into model, optimizer and random generators; None when there is none.
+    """Put the newest checkpoint into decoder, optimizer and random generators; None when there is none.
 
     Raises TrainingError when it is damaged or belongs to another run; nothing has been changed then.
     """
@@ -84,8 +85,9 @@ def load_newest(
     state = _verified_state(newest)
     _check_identity(newest, Identity.model_validate(state["identity"]), identity)
     saved = read_tensors(newest / "lora.safetensors")
-    for name, parameter in trainable(model).items():
+    for name, parameter in trainable(decoder.model).items():
         parameter.data.copy_(saved[name])
+    decoder.refresh()
     _restore_optimizer(optimizer, read_tensors(newest / "optimizer.safetensors"), state["optimizer"])
     _restore_rng(read_tensors(newest / "rng.safetensors"))
     return Progress(**state["progress"])

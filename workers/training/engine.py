@@ -10,30 +10,30 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from workers.contract import TrainProgress, TrainResult, TrainSpec
 from workers.contract.weights import digest_base, template_sha256
-from workers.training.base import check_spec, open_base
+from workers.training.base import check_spec, open_base, shape_of
 from workers.training.checkpoint import Identity, Progress, load_newest, save_checkpoint
 from workers.training.errors import Cancelled, TrainingError
+from workers.training.estimate import predicted_seconds
 from workers.training.export import write_adapter
+from workers.training.forward import Decoder
 from workers.training.golden import golden_samples
-from workers.training.loss import mean_loss, target_logprobs
+from workers.training.loss import HeadLoss
+from workers.training.measure import mean_loss
 from workers.training.memory import peak_memory_bytes
-from workers.training.model import (
-    attach_lora,
-    load_base,
-    load_tokenizer,
-    pick_device,
-    prepare_torch,
-    trainable,
-)
-from workers.training.plan import Step, learning_rate_at, make_plan, microbatches
+from workers.training.model import attach_lora, load_base, pick_device, prepare_torch
+from workers.training.packs import make_pack
+from workers.training.plan import Packing, learning_rate_at, make_plan
+from workers.training.planner import choose_plan, is_out_of_memory, one_step_down
 from workers.training.prepare import check_data, read_samples, write_excluded
+from workers.training.rates import think_rates
 from workers.training.render import Renderer, Sample
+from workers.training.tokenizer import load_tokenizer
 
 OnEvent = Callable[[TrainProgress], None]
 ShouldStop = Callable[[], Literal["continue", "checkpoint", "cancel"]]
@@ -75,26 +75,27 @@ def train(  # noqa: PLR0915 - one run, read straight down
         prepare_torch(spec.seed)
 
         on_event(TrainProgress(phase="tokenising", message="Turning the rows into tokens."))
-        samples = read_samples(
-            data, eval_data, spec, Renderer(load_tokenizer(base), spec.think, spec.think_policy)
-        )
+        tokenizer = load_tokenizer(base)
+        samples = read_samples(data, eval_data, spec, Renderer(tokenizer, spec.think, spec.think_policy))
         write_excluded(out / "excluded.jsonl", samples)
         plan = make_plan([len(sample) for sample in samples.train], spec)
         on_event(TrainProgress(phase="tokenising", message=_counted(samples.train, samples.excluded)))
 
         on_event(TrainProgress(phase="loading", message="Loading the base."))
         device = pick_device()
-        model = attach_lora(load_base(base, spec, device), spec)
-        optimizer = _optimizer(model, spec, device)
-        heldout_batches = microbatches(
-            range(len(samples.heldout)), [len(sample) for sample in samples.heldout], spec.micro_batch_tokens
+        memory_plan, predicted = choose_plan(
+            shape_of(opened), spec, *_largest(samples.train, plan.steps), device
         )
+        expected = predicted_seconds(spec, opened, samples, plan, memory_plan)
+        model = attach_lora(load_base(base), spec)
+        decoder = Decoder(model, spec, memory_plan, device)
+        optimizer = _optimizer(decoder, spec)
 
         identity = Identity(
             spec=spec, data_sha256=data_sha256, base_digest=base_digest, plan_digest=plan.digest
         )
         checkpoints = out / "checkpoints"
-        progress = load_newest(checkpoints, model, optimizer, identity) if resume else _start_anew(out)
+        progress = load_newest(checkpoints, decoder, optimizer, identity) if resume else _start_anew(out)
         if progress is None:
             on_event(
                 TrainProgress(
@@ -104,7 +105,7 @@ def train(  # noqa: PLR0915 - one run, read straight down
             progress = _start_anew(out)
         if progress.step == 0 and samples.heldout:
             on_event(TrainProgress(phase="evaluating", message="Measuring the base on the held-out rows."))
-            progress.base_heldout_loss = mean_loss(model, samples.heldout, heldout_batches, device)
+            progress.base_heldout_loss = mean_loss(decoder, samples.heldout)
 
         total = len(plan.steps)
         clock = _Clock()
@@ -112,13 +113,13 @@ def train(  # noqa: PLR0915 - one run, read straight down
             while progress.step < total:
                 step = plan.steps[progress.step]
                 rate = learning_rate_at(progress.step, total, spec)
-                with clock.running(sum(len(samples.train[index]) for batch in step for index in batch)):
-                    loss, grad_norm = _take_step(model, optimizer, samples.train, step, rate, spec, device)
+                with clock.running(sum(len(samples.train[index]) for pack in step for index in pack)):
+                    loss, grad_norm = _fitted_step(decoder, optimizer, samples.train, step, rate, on_event)
                 progress.step += 1
                 progress.losses.append(loss)
                 check_loss(progress, grad_norm)
                 progress.trained_tokens += sum(
-                    samples.train[index].trained_tokens for batch in step for index in batch
+                    samples.train[index].trained_tokens for pack in step for index in pack
                 )
                 write_loss(progress.step, loss)
                 on_event(
@@ -137,7 +138,7 @@ def train(  # noqa: PLR0915 - one run, read straight down
                 wish = should_stop()
                 due = spec.checkpoint_every and progress.step % spec.checkpoint_every == 0
                 if wish == "checkpoint" or due:
-                    save_checkpoint(checkpoints, model, optimizer, progress, identity)
+                    save_checkpoint(checkpoints, decoder, optimizer, progress, identity)
                 if wish == "cancel":
                     raise Cancelled
 
@@ -148,10 +149,12 @@ def train(  # noqa: PLR0915 - one run, read straight down
                     phase="evaluating", step=total, total_steps=total, message="Measuring the adapter."
                 )
             )
-            heldout_loss = mean_loss(model, samples.heldout, heldout_batches, device)
+            heldout_loss = mean_loss(decoder, samples.heldout)
+
+        thinking = think_rates(model, tokenizer, samples.heldout, spec, device)
 
         on_event(TrainProgress(phase="saving", step=total, total_steps=total, message="Writing the adapter."))
-        golden = golden_samples(model, samples.heldout or samples.train, spec.golden_samples, device)
+        golden = golden_samples(decoder, samples.heldout or samples.train, spec.golden_samples)
         result = TrainResult(
             steps=progress.step,
             trained_tokens=progress.trained_tokens,
@@ -164,6 +167,12 @@ def train(  # noqa: PLR0915 - one run, read straight down
             samples=len(samples.train),
             excluded=len(samples.excluded),
             seconds=round(time.monotonic() - begun, 3),
+            think_rates=thinking,
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            memory_plan=decoder.plan.name,
+            predicted_memory_bytes=predicted,
+            # A resumed run took less than a whole one: there is nothing to compare then.
+            predicted_seconds=0.0 if clock.steps < total else round(expected, 1),
         )
         write_adapter(
             out / "adapter",
@@ -180,42 +189,67 @@ def train(  # noqa: PLR0915 - one run, read straight down
         return result
 
 
-def _take_step(
-    model: Any,
+def _fitted_step(
+    decoder: Decoder,
     optimizer: torch.optim.Optimizer,
     samples: list[Sample],
-    step: Step,
+    step: Packing,
     rate: float,
-    spec: TrainSpec,
-    device: torch.device,
+    on_event: OnEvent,
+) -> tuple[float, float]:
+    """A step; when it runs out of memory, the same one once more, with the next smaller memory plan."""
+    chosen = decoder.plan
+    try:
+        return _take_step(decoder, optimizer, samples, step, rate)
+    except (RuntimeError, MemoryError) as error:
+        smaller = one_step_down(decoder.plan)
+        if smaller is None or decoder.stepped_down or not is_out_of_memory(error):
+            raise
+        decoder.step_down(smaller)
+    # Out of the handler, which holds on to the tensors of the failed step.
+    message = f"Out of memory with {chosen.name}; going on with {decoder.plan.name}."
+    on_event(TrainProgress(phase="training", message=message))
+    return _take_step(decoder, optimizer, samples, step, rate)
+
+
+def _take_step(
+    decoder: Decoder, optimizer: torch.optim.Optimizer, samples: list[Sample], step: Packing, rate: float
 ) -> tuple[float, float]:
     """One optimizer step. Returns the mean loss per trained token of the whole step and the gradient's norm.
 
-    Every microbatch is divided by the tokens of the step, not by its own: however the step is cut into
-    microbatches, each token weighs the same.
+    Every pack is divided by the tokens of the step, not by its own: however the step is cut into packs, each
+    token weighs the same. The host waits for the device once, at the end.
     """
-    tokens = sum(samples[index].trained_tokens for batch in step for index in batch)
-    loss = torch.zeros((), device=device)
-    for batch in step:
-        part = -target_logprobs(model, [samples[index] for index in batch], device).sum() / tokens
+    masters = decoder.masters
+    tokens = sum(samples[index].trained_tokens for pack in step for index in pack)
+    loss = torch.zeros((), device=decoder.device)
+    for indexes in step:
+        pack = make_pack([samples[index] for index in indexes], decoder.device)
+        part = HeadLoss.apply(decoder.hidden(pack), decoder.head, pack.labels, tokens)
         part.backward()
         loss += part.detach()
-    norm = torch.nn.utils.clip_grad_norm_(list(trainable(model).values()), spec.max_grad_norm)
-    if torch.isfinite(norm):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    norm = torch.nn.utils.clip_grad_norm_(masters.vector, decoder.spec.max_grad_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    decoder.refresh()
+    masters.gradient.zero_()
     return float(loss), float(norm)
 
 
-def _optimizer(model: Any, spec: TrainSpec, device: torch.device) -> torch.optim.Optimizer:
-    parameters = list(trainable(model).values())
+def _optimizer(decoder: Decoder, spec: TrainSpec) -> torch.optim.Optimizer:
+    masters = [decoder.masters.vector]
     if spec.optimizer == "paged_adamw_8bit":
         from bitsandbytes.optim import PagedAdamW8bit  # noqa: PLC0415 - seldom used, slow to import
 
-        return PagedAdamW8bit(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
-    return torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
+        return PagedAdamW8bit(masters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
+    return torch.optim.AdamW(masters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
+
+
+def _largest(samples: list[Sample], steps: list[Packing]) -> tuple[int, int]:
+    """Tokens of the largest pack and of the longest sample."""
+    packs = (pack for step in steps for pack in step)
+    return max(sum(len(samples[index]) for index in pack) for pack in packs), max(map(len, samples))
 
 
 def check_loss(progress: Progress, grad_norm: float) -> None:
@@ -284,7 +318,9 @@ def _plain_errors(spec: TrainSpec) -> Iterator[None]:
     """Say in words what the machine ran out of."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise TrainingError(
             "out_of_memory",
             f"The run did not fit into memory with micro_batch_tokens={spec.micro_batch_tokens} and "

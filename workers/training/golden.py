@@ -3,12 +3,10 @@ same.
 """
 
 from collections.abc import Sequence
-from typing import Any
-
-import torch
 
 from workers.contract import GoldenSample
-from workers.training.loss import target_logprobs
+from workers.training.forward import Decoder
+from workers.training.measure import target_logprobs
 from workers.training.render import Sample
 
 CANDIDATES_PER_SAMPLE = 4
@@ -17,18 +15,11 @@ TARGET_TOKENS = 64
 """A proof needs the first tokens of an answer, not all of a long one."""
 
 
-def golden_samples(
-    model: Any, samples: Sequence[Sample], count: int, device: torch.device
-) -> list[GoldenSample]:
+def golden_samples(decoder: Decoder, samples: Sequence[Sample], count: int) -> list[GoldenSample]:
     """Those `count` of a few short candidates on which adapter and base differ most, per token."""
-    if count == 0:
-        return []
     fitting = [sample for sample in samples if len(sample.prompt_ids) <= PROMPT_TOKENS]
     candidates = sorted(fitting, key=len)[: count * CANDIDATES_PER_SAMPLE]
-    model.eval()
-    with torch.no_grad():
-        found = [_golden(model, _whole_target(sample), device) for sample in candidates]
-    model.train()
+    found = [_golden(decoder, _whole_target(sample)) for sample in candidates]
     return sorted(found, key=_difference, reverse=True)[:count]
 
 
@@ -39,10 +30,9 @@ def _whole_target(sample: Sample) -> Sample:
     )
 
 
-def _golden(model: Any, sample: Sample, device: torch.device) -> GoldenSample:
-    with_adapter = target_logprobs(model, [sample], device).tolist()
-    with model.disable_adapter():
-        without = target_logprobs(model, [sample], device).tolist()
+def _golden(decoder: Decoder, sample: Sample) -> GoldenSample:
+    with_adapter = target_logprobs(decoder, [sample]).tolist()
+    without = target_logprobs(decoder, [sample], adapter=False).tolist()
     return GoldenSample(
         prompt_ids=sample.prompt_ids,
         target_ids=sample.target_ids,

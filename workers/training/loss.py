@@ -1,51 +1,59 @@
-"""The forward pass up to the loss: vocabulary-sized logits only where something is learnt."""
+"""Head and loss together: logits exist for a chunk of trained positions at a time, and are not kept."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-
-from workers.training.render import Sample
 
 HEAD_CHUNK = 512
-"""Positions whose logits are made at a time: 100 MB in fp32 for a vocabulary of 49,152."""
+"""Positions whose bf16 logits exist at a time: 50 MB for a vocabulary of 49,152."""
+FP32_ROWS = {"cpu": 16, "cuda": HEAD_CHUNK}
+"""How many of them are in fp32: on a CPU as many as stay in its cache."""
 
 
-def target_logprobs(model: Any, samples: Sequence[Sample], device: torch.device) -> torch.Tensor:
-    """Log-probabilities of the trained target tokens (fp32, nats), shape [tokens], sample after sample.
+class HeadLoss(torch.autograd.Function):
+    """Sum of the losses of `labels` [P] given hidden states [P, hidden], over `divisor`; fp32, in nats.
 
-    The batch is padded on the right. Attention is causal and nothing after a sample's end is looked at, so
-    padding needs no mask, and it does not matter which token pads.
+    The gradient of the hidden states is made on the way, while the logits are there.
     """
-    width = max(len(sample) for sample in samples)
-    ids = torch.zeros((len(samples), width), dtype=torch.long)
-    places: list[torch.Tensor] = []
-    for index, sample in enumerate(samples):
-        ids[index, : len(sample)] = torch.tensor(sample.prompt_ids + sample.target_ids)
-        # The position before a token predicts it.
-        first = index * width + len(sample.prompt_ids) + sample.trained_from - 1
-        places.append(torch.arange(first, first + sample.trained_tokens))
-    where = torch.cat(places).to(device)
-    ids = ids.to(device)
 
-    causal_lm = model.get_base_model()
-    hidden = causal_lm.model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[where]
-    labels = ids.flatten()[where + 1]
-    # In chunks, so that no more than one chunk of fp32 logits exists at a time when nothing is learnt from
-    # them.
-    chunks = zip(hidden.split(HEAD_CHUNK), labels.split(HEAD_CHUNK), strict=True)
-    return -torch.cat([F.cross_entropy(causal_lm.lm_head(h).float(), y, reduction="none") for h, y in chunks])
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, head: torch.Tensor, labels: torch.Tensor, divisor: int
+    ) -> torch.Tensor:
+        loss = torch.zeros((), device=hidden.device)
+        gradient = torch.empty_like(hidden)
+        for chunk in _chunks(len(labels), HEAD_CHUNK):
+            logits = hidden[chunk] @ head.T
+            for rows, logprobs in _logprobs(logits):
+                wanted = labels[chunk][rows].unsqueeze(1)
+                loss -= logprobs.gather(1, wanted).sum()
+                slope = logprobs.exp_().scatter_add_(1, wanted, wanted.new_full(wanted.shape, -1).float())
+                logits[rows] = slope.div_(divisor)
+            torch.mm(logits, head, out=gradient[chunk])
+        ctx.save_for_backward(gradient)
+        return loss / divisor
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * gradients[0], None, None, None
 
 
-def mean_loss(
-    model: Any, samples: Sequence[Sample], batches: Sequence[Sequence[int]], device: torch.device
-) -> float:
-    """Mean over the trained tokens of `batches` (indexes of `samples`), in nats; dropout is off."""
-    model.eval()
-    total = 0.0
-    with torch.no_grad():
-        for batch in batches:
-            total -= float(target_logprobs(model, [samples[index] for index in batch], device).sum())
-    model.train()
-    return total / sum(samples[index].trained_tokens for batch in batches for index in batch)
+def label_logprobs(hidden: torch.Tensor, head: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities [P] of `labels` (fp32, nats) given hidden states [P, hidden]."""
+    found = [
+        logprobs.gather(1, labels[chunk][rows].unsqueeze(1)).squeeze(1)
+        for chunk in _chunks(len(labels), HEAD_CHUNK)
+        for rows, logprobs in _logprobs(hidden[chunk] @ head.T)
+    ]
+    return torch.cat(found)
+
+
+def _logprobs(logits: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    for rows in _chunks(len(logits), FP32_ROWS[logits.device.type]):
+        yield rows, torch.log_softmax(logits[rows].float(), dim=-1)
+
+
+def _chunks(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))

@@ -1,19 +1,13 @@
-"""The base quantised to NF4 by bitsandbytes, with a LoRA by PEFT on top. Nothing here fetches or runs foreign
-code.
-"""
+"""The base as transformers loads it, with PEFT's LoRA modules. Nothing here fetches or runs foreign code."""
 
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from workers.contract import TrainSpec
-from workers.training.errors import TrainingError
 
 
 def pick_device() -> torch.device:
@@ -29,49 +23,25 @@ def prepare_torch(seed: int) -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
-def load_tokenizer(path: Path) -> Any:
-    """The base's tokenizer, from its own files alone."""
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    if not tokenizer.is_fast:
-        raise TrainingError(
-            "slow_tokenizer",
-            f"The base in {path} has no tokenizer.json. Add the fast tokenizer that belongs to it.",
-        )
-    return tokenizer
+def load_base(path: Path) -> Any:
+    """The base in bf16 on the host, frozen. Quantising and moving it is left to `frozen.py`."""
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - slow to import
 
-
-def load_base(path: Path, spec: TrainSpec, device: torch.device) -> Any:
-    """The base in bf16, its linear layers quantised when the spec asks for it; frozen."""
-    quantization = None
-    if spec.quantization == "nf4":
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=torch.bfloat16,
-            bnb_4bit_use_double_quant=False,
-        )
     model = AutoModelForCausalLM.from_pretrained(
         path,
         dtype=torch.bfloat16,
-        quantization_config=quantization,
-        device_map={"": device},
-        attn_implementation="sdpa",
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
     )
-    for module in model.modules():
-        if isinstance(module, bitsandbytes.nn.Linear4bit):
-            # On CPUs with AVX512-BF16 the first forward outside training would repack the weights in place,
-            # after which training goes on without learning anything (bitsandbytes 0.50).
-            module.support_avx512bf16_for_cpu = False
     model.requires_grad_(False)
-    model.config.use_cache = False
     return model
 
 
 def attach_lora(model: Any, spec: TrainSpec) -> Any:
     """Put a fresh LoRA on the targets; its fp32 masters are the only parameters that learn."""
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - slow to import
+
     torch.manual_seed(spec.seed)
     config = LoraConfig(
         r=spec.rank,
@@ -85,7 +55,6 @@ def attach_lora(model: Any, spec: TrainSpec) -> Any:
     for parameter in peft_model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    peft_model.train()
     return peft_model
 
 

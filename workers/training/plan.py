@@ -6,20 +6,19 @@ import hashlib
 import json
 import math
 import random
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workers.contract import TrainSpec
 
-Microbatch = list[int]
-"""Indexes of the samples that go through the model together."""
-Step = list[Microbatch]
-"""The microbatches of one optimizer step."""
+Packing = list[list[int]]
+"""Indexes of the samples, pack by pack: those of a pack go through the model together."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    steps: list[Step]
+    steps: list[Packing]
 
     @property
     def digest(self) -> str:
@@ -28,7 +27,7 @@ class Plan:
 
 
 def make_plan(lengths: Sequence[int], spec: TrainSpec) -> Plan:
-    """Shuffle with the seed, epoch after epoch, cut into steps, and each step into microbatches.
+    """Shuffle with the seed, epoch after epoch, cut into steps, and fill each step's samples into packs.
 
     `lengths` are those of the samples, in tokens. A step holds `batch_size` samples, fewer at the very end.
     """
@@ -46,22 +45,27 @@ def make_plan(lengths: Sequence[int], spec: TrainSpec) -> Plan:
         order[:wanted][start : start + spec.batch_size]
         for start in range(0, steps * spec.batch_size, spec.batch_size)
     )
-    return Plan([microbatches(cut, lengths, spec.micro_batch_tokens) for cut in cuts])
+    return Plan([pack_samples(cut, lengths, spec.micro_batch_tokens) for cut in cuts])
 
 
-def microbatches(samples: Sequence[int], lengths: Sequence[int], tokens: int) -> Step:
-    """Cut samples into batches of at most `tokens` tokens, padding included; a longer sample stands alone.
+def pack_samples(samples: Sequence[int], lengths: Sequence[int], tokens: int) -> Packing:
+    """Best fit, longest first: each sample goes where the least room is left. Packs hold at most `tokens`.
 
-    Sorted by length, so that little is padded. Issue 3 replaces this by packing.
+    A longer sample stands alone. Inside a pack samples are ordered from the longest to the shortest.
     """
-    found: Step = []
-    for index in sorted(samples, key=lambda each: (lengths[each], each)):
-        # Sorted upwards: the newcomer is the longest, and every row of its batch is padded to it.
-        if found and lengths[index] * (len(found[-1]) + 1) <= tokens:
-            found[-1].append(index)
+    packs: Packing = []
+    room: list[tuple[int, int]] = []
+    """(tokens left, index of the pack), sorted."""
+    for sample in sorted(samples, key=lambda each: (-lengths[each], each)):
+        fitting = bisect_left(room, (lengths[sample], 0))
+        if fitting < len(room):
+            left, pack = room.pop(fitting)
+            packs[pack].append(sample)
         else:
-            found.append([index])
-    return found
+            left, pack = tokens, len(packs)
+            packs.append([sample])
+        insort(room, (left - lengths[sample], pack))
+    return packs
 
 
 def learning_rate_at(step: int, total: int, spec: TrainSpec) -> float:

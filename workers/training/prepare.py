@@ -1,10 +1,11 @@
 """From files to samples: read, hold out, render, and leave out what is too long, saying so."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 from workers.contract import SplitSpec, TrainSpec
 from workers.data import BadRow, Row, read_rows, split_rows
@@ -49,10 +50,12 @@ def read_samples(data: Path, eval_data: Path | None, spec: TrainSpec, renderer: 
         heldout = _rows(eval_data)
     elif spec.heldout_share:
         rows, heldout = split_rows(rows, SplitSpec(share=spec.heldout_share, seed=spec.seed))
-    rendered = list(renderer.samples(rows))
-    fitting, excluded = _by_length(rendered, spec.max_length)
-    _check_share(rendered, excluded, spec)
-    heldout_fitting, heldout_excluded = _by_length(list(renderer.samples(heldout)), spec.max_length)
+    if not rows:
+        raise TrainingError(
+            "nothing_trainable", "After the held-out split no row is left to train on. Lower heldout_share."
+        )
+    fitting, excluded = _by_length(renderer.samples(rows), spec)
+    heldout_fitting, heldout_excluded = _by_length(renderer.samples(heldout), spec, side="held-out ")
     return Samples(fitting, heldout_fitting, excluded, heldout_excluded)
 
 
@@ -90,23 +93,26 @@ def _rows(path: Path) -> list[Row]:
     return rows
 
 
-def _by_length(samples: Sequence[Sample], limit: int) -> tuple[list[Sample], list[Sample]]:
-    return [each for each in samples if len(each) <= limit], [each for each in samples if len(each) > limit]
+def _by_length(
+    samples: Iterable[Sample], spec: TrainSpec, side: Literal["", "held-out "] = ""
+) -> tuple[list[Sample], list[Sample]]:
+    """(fitting, too long). Raises TrainingError when too large a share is too long.
 
-
-def _check_share(rendered: Sequence[Sample], excluded: Sequence[Sample], spec: TrainSpec) -> None:
-    if not rendered:
-        raise TrainingError(
-            "nothing_trainable", "After the held-out split no row is left to train on. Lower heldout_share."
-        )
-    if len(excluded) > spec.max_excluded_share * len(rendered) or len(excluded) == len(rendered):
+    Few samples are held out, so there one may always be too long.
+    """
+    rendered = list(samples)
+    fitting = [each for each in rendered if len(each) <= spec.max_length]
+    excluded = [each for each in rendered if len(each) > spec.max_length]
+    allowed = max(spec.max_excluded_share * len(rendered), 1 if side else 0)
+    if excluded and (not fitting or len(excluded) > allowed):
         longest = max(len(sample) for sample in excluded)
         raise TrainingError(
             "too_many_excluded",
-            f"{len(excluded)} of {len(rendered)} samples exceed max_length ({spec.max_length} tokens); "
+            f"{len(excluded)} of {len(rendered)} {side}samples exceed max_length ({spec.max_length} tokens); "
             f"at most {spec.max_excluded_share:.0%} may be left out. Lengths: {histogram(rendered)}. "
             f"Set max_length up to {longest}, shorten the rows, or raise max_excluded_share.",
         )
+    return fitting, excluded
 
 
 def histogram(samples: Sequence[Sample]) -> str:

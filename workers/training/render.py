@@ -5,18 +5,18 @@ included. The answer's ids are appended; templates are never asked to render it,
 bases drop or rewrite the reasoning of every assistant turn.
 """
 
-import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from workers.contract import ThinkContract, ThinkPolicy
 from workers.data.chat import ChatMessage, Row
+from workers.data.think import block_of, with_reasoning
+from workers.training import template
 from workers.training.errors import TrainingError
 
 PROBE = "stillhouse"
 """An answer that no template would drop or change."""
-SYSTEM_SWITCH = "detailed thinking"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,14 @@ class Renderer:
         self.tokenizer = tokenizer
         self.think = think
         self.policy = policy
-        # Reasoning bases put the tags on lines of their own; a plain base has no custom to follow.
-        inside, after = ("", "\n") if think.family == "plain" else ("\n", "\n\n")
-        self._opening = think.open + inside
-        self._closing = inside + think.close + after
+        self._block = block_of(think)
+        # Without a switch there is no way of not reasoning but an empty block: engines' parsers take a reply
+        # of such a base that has no closing tag for reasoning alone.
+        self._always_blocks = think.family != "plain" and think.switch == "none"
+        special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._special_ids = special | set(tokenizer.all_special_ids)
+        tags = {tokenizer.convert_tokens_to_ids(tag) for tag in (think.open, think.close)}
+        self._tags_are_special = bool(tags & self._special_ids)
         self.end_id = self._find_end_token()
         self._check_prompt_ending()
 
@@ -68,13 +72,17 @@ class Renderer:
         prompt = self.prompt(messages[:turn], thinks=bool(reasoning))
         block = self._think_block(reasoning, prompt)
         encoded = self.tokenizer(
-            block + target["content"], add_special_tokens=False, return_offsets_mapping=True
+            block + target["content"],
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            # Text that only looks like a special token must not end the answer in its middle.
+            split_special_tokens=not self._tags_are_special,
         )
         masked = len(block) if self.policy == "answer_only" else 0
         return Sample(
             row=row,
             turn=turn,
-            prompt_ids=self.tokenizer(prompt, add_special_tokens=False)["input_ids"],
+            prompt_ids=self._ids(prompt),
             target_ids=[*encoded["input_ids"], self.end_id],
             trained_from=sum(start < masked for start, _ in encoded["offset_mapping"]),
         )
@@ -86,44 +94,34 @@ class Renderer:
         if self.think.switch == "template_flag":
             flags["enable_thinking"] = thinks
         if self.think.switch == "system_prompt":
-            rendered = _with_system_switch(rendered, thinks=thinks)
-        return self._apply(rendered, add_generation_prompt=True, **flags)
+            rendered = _with_switch(rendered, self.think, thinks=thinks)
+        return render_chat(self.tokenizer, rendered, add_generation_prompt=True, **flags)
 
     def _think_block(self, reasoning: str, prompt: str) -> str:
         """What comes between the generation prompt and the answer."""
         if self.think.prompt_opens:
             # The answer starts inside the block that the prompt opened, so it has to close it, empty or not.
-            newline = "" if prompt.endswith(self._opening) else self._opening[len(self.think.open) :]
-            return newline + reasoning + self._closing
-        return self._opening + reasoning + self._closing if reasoning else ""
+            begun = (
+                "" if prompt.endswith(self._block.opening) else self._block.opening[len(self.think.open) :]
+            )
+            return begun + reasoning + self._block.closing
+        return self._block.around(reasoning) if reasoning or self._always_blocks else ""
 
     def _as_history(self, message: ChatMessage) -> dict[str, str]:
         """An earlier message as an app would send it back."""
-        reasoning = message.get("reasoning_content", "")
-        content = message["content"]
-        if reasoning and self.think.history_keeps and self.policy != "no_think":
-            content = self._opening + reasoning + self._closing + content
+        keeps = self.think.history_keeps and self.policy != "no_think"
+        content = with_reasoning(message, self.think) if keeps else message["content"]
         return {"role": message["role"], "content": content}
 
-    def _apply(self, messages: list[dict[str, str]], **flags: bool) -> str:
-        try:
-            return str(self.tokenizer.apply_chat_template(copy.deepcopy(messages), tokenize=False, **flags))
-        except Exception as error:  # whatever a template raises, by itself or through Jinja
-            raise TrainingError(
-                "template_failed",
-                f"The base's chat template could not render a chat ({type(error).__name__}). "
-                "Check that it belongs to this base and accepts system, user and assistant messages.",
-            ) from None
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _find_end_token(self) -> int:
         """The token that the template writes after an answer: what the model must learn to say last."""
-        shown = self._apply(
-            [{"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}],
-            add_generation_prompt=False,
-        )
-        after = self.tokenizer(shown.rpartition(PROBE)[2], add_special_tokens=False)["input_ids"]
-        special = set(self.tokenizer.all_special_ids)
-        found = next((token for token in after if token in special), self.tokenizer.eos_token_id)
+        asked = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}]
+        shown = render_chat(self.tokenizer, asked, add_generation_prompt=False)
+        after = self._ids(shown.rpartition(PROBE)[2])
+        found = next((token for token in after if token in self._special_ids), self.tokenizer.eos_token_id)
         if found is None:
             raise TrainingError(
                 "no_end_token",
@@ -145,30 +143,48 @@ class Renderer:
             )
 
 
-def _with_system_switch(messages: list[dict[str, str]], *, thinks: bool) -> list[dict[str, str]]:
-    """The sentence that turns reasoning on or off, before the system message's own text."""
-    own = messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
-    if SYSTEM_SWITCH in own:
-        return messages
-    sentence = f"{SYSTEM_SWITCH} {'on' if thinks else 'off'}"
-    rest = messages[1:] if own else messages
-    return [{"role": "system", "content": f"{sentence}\n\n{own}" if own else sentence}, *rest]
+def render_chat(tokenizer: Any, messages: template.Messages, **flags: bool) -> str:
+    """The chat by the tokenizer's template. Raises TrainingError `template_failed`."""
+    variables = {**tokenizer.special_tokens_map, **flags}
+    return template.render(tokenizer.get_chat_template(), messages, variables)
 
 
-def contract_of(template: str, model_type: str, tokenizer: Any) -> ThinkContract:
-    """The think contract that a base's template shows, for runs that come without a catalog."""
-    chat = [{"role": "user", "content": PROBE}]
-    prompt = str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+def _with_switch(
+    messages: list[dict[str, str]], think: ThinkContract, *, thinks: bool
+) -> list[dict[str, str]]:
+    """The words that turn reasoning on or off, before the system message's own text.
+
+    A row's own words for it give way: what its answer shows is what the words must ask for.
+    """
+    has_system = bool(messages) and messages[0]["role"] == "system"
+    own = messages[0]["content"] if has_system else ""
+    for words in (think.switch_on, think.switch_off):
+        if words and words in own:
+            own = own.replace(words, "").strip()
+    wanted = think.switch_on if thinks else think.switch_off
+    content = "\n\n".join(part for part in (wanted, own) if part)
+    rest = messages[1:] if has_system else messages
+    return [{"role": "system", "content": content}, *rest] if content else rest
+
+
+def contract_of(source: str, model_type: str, tokenizer: Any) -> ThinkContract:
+    """The think contract that a base's template (`source`) shows, for runs that come without a catalog."""
+    user = {"role": "user", "content": PROBE}
+    prompt = render_chat(tokenizer, [user], add_generation_prompt=True)
     opens = prompt.rstrip().endswith("<think>")
-    if "<｜Assistant｜>" in template:
+    if "<｜Assistant｜>" in source:
         families = {"llama": "r1_llama", "qwen2": "r1_qwen", "qwen3": "r1_0528_qwen3"}
         return ThinkContract.model_validate(
             {"family": families.get(model_type, "r1_qwen"), "prompt_opens": opens}
         )
-    if SYSTEM_SWITCH in template:
+    if "/no_think" in source:
+        nemotron = ThinkContract(family="nemotron", prompt_opens=opens, switch="system_prompt")
+        return nemotron.model_copy(update={"switch_on": "", "switch_off": "/no_think"})
+    # Nemotron v1 does not name its switch: the model knows the words, the template only passes them on.
+    if "<|start_header_id|>" in source and ("</think>" in source or "<TOOLCALL>" in source):
         return ThinkContract(family="nemotron", prompt_opens=opens, switch="system_prompt")
-    if "enable_thinking" in template:
+    if "enable_thinking" in source:
         return ThinkContract(family="qwen3", prompt_opens=opens, switch="template_flag")
-    if "<think>" in template or "</think>" in template:
+    if "<think>" in source or "</think>" in source:
         return ThinkContract(family="qwq", prompt_opens=opens)
     return ThinkContract(family="plain", prompt_opens=opens, history_keeps=True)

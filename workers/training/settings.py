@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from workers.contract import TrainSpec
+from workers.contract.limits import UNSERVED, is_harmless, why_unknown
 from workers.training.base import check_spec, open_base
 from workers.training.errors import TrainingError
 
@@ -26,6 +27,9 @@ def spec_for(base: Path, file: Path | None, assignments: Sequence[str]) -> Train
         if not equals:
             raise TrainingError("bad_setting", f"--set {assignment} has no value. Write --set name=value.")
         values[name.strip()] = _value(name.strip(), text.strip())
+    values = {name: value for name, value in values.items() if not is_harmless(name, value)}
+    if unserved := next((name for name in values if name in UNSERVED), None):
+        raise TrainingError("unservable_setting", str(why_unknown(unserved)))
     try:
         spec = TrainSpec.model_validate(values)
     except ValidationError as error:
@@ -37,8 +41,8 @@ def spec_for(base: Path, file: Path | None, assignments: Sequence[str]) -> Train
     if "think" in values:
         return spec
     # Loads torch: everything that can be refused without it has been by now.
-    from workers.training.model import load_tokenizer  # noqa: PLC0415
     from workers.training.render import contract_of  # noqa: PLC0415
+    from workers.training.tokenizer import load_tokenizer  # noqa: PLC0415
 
     return spec.model_copy(
         update={"think": contract_of(opened.template, opened.model_type, load_tokenizer(base))}
@@ -76,7 +80,7 @@ def _sentences(error: ValidationError) -> str:
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             known = ", ".join(sorted(TrainSpec.model_fields))
-            found.append(f"There is no setting {name}. There are: {known}.")
+            found.append(why_unknown(name) or f"There is no setting {name}. There are: {known}.")
         else:
             found.append(
                 f"{name} is {problem['input']!r:.60}: {problem['msg'][0].lower()}{problem['msg'][1:]}."

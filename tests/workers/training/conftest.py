@@ -58,6 +58,8 @@ SPEC = TrainSpec(
     max_length=256,
     micro_batch_tokens=256,
     golden_samples=2,
+    think_rate_samples=2,
+    think_rate_tokens=64,
 )
 
 SETTINGS = TrainSpec.model_fields.keys() - {"base"}

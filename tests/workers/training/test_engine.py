@@ -16,9 +16,11 @@ from workers.training.base import sha256_of
 from workers.training.checkpoint import Progress
 from workers.training.engine import check_loss
 from workers.training.errors import Cancelled, TrainingError
-from workers.training.model import load_tokenizer
+from workers.training.forward import Decoder
+from workers.training.packs import Pack
 from workers.training.prepare import read_samples
 from workers.training.render import Renderer
+from workers.training.tokenizer import load_tokenizer
 
 
 def losses(out: Path) -> list[float]:
@@ -228,3 +230,29 @@ def test_a_full_spec_survives_the_manifest(run: Run, tmp_path: Path) -> None:
     assert manifest(tmp_path / "out").spec == TrainSpec.model_validate(
         SPEC.model_copy(update={"max_steps": 1})
     )
+
+
+def test_a_step_that_runs_out_of_memory_is_taken_again_with_a_smaller_plan(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once: the losses are those of a run that never ran out. A second time the run says what would fit."""
+    run(max_steps=3)
+    expected = losses(tmp_path / "out")
+    whole = Decoder.hidden
+    failures = iter([True])
+
+    def short_of_memory(self: Decoder, pack: Pack, *, adapter: bool = True) -> torch.Tensor:
+        if next(failures, False):
+            raise torch.OutOfMemoryError
+        return whole(self, pack, adapter=adapter)
+
+    monkeypatch.setattr(Decoder, "hidden", short_of_memory)
+    events: list[str] = []
+    result = run(max_steps=3, on_event=lambda event: events.append(event.message))
+    assert losses(tmp_path / "out") == expected
+    assert "selective" in result.memory_plan
+    assert [text for text in events if "Out of memory" in text] != []
+    failures = iter([True] * 3)
+    with pytest.raises(TrainingError, match="Halve micro_batch_tokens") as caught:
+        run(max_steps=3)
+    assert caught.value.code == "out_of_memory"

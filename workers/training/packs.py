@@ -1,0 +1,97 @@
+"""A pack: documents laid end to end, without padding, and where each of them begins and is learnt from."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+
+from workers.training.render import Sample
+
+BUCKET_TOKENS = 32
+"""Documents whose lengths round up to the same multiple of this go through CPU attention together."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Documents of about the same length, as a rectangle of `documents` x `length` places."""
+
+    documents: int
+    length: int
+    """Places of a row: at least the tokens of the longest document."""
+    rows: torch.Tensor
+    """Positions in the pack of all tokens of these documents."""
+    places: torch.Tensor
+    """Where in the rectangle those tokens are. What follows a document's end stays empty."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """T tokens of D documents, P of them to be predicted."""
+
+    ids: torch.Tensor
+    """[T] token ids."""
+    positions: torch.Tensor
+    """[T] positions, counted from 0 in every document."""
+    lengths: tuple[int, ...]
+    """Tokens of each document."""
+    boundaries: torch.Tensor
+    """[D + 1] int32: where documents begin, and T."""
+    where: torch.Tensor
+    """[P] positions whose next token is in the loss; never the last of a document."""
+    labels: torch.Tensor
+    """[P] those next tokens."""
+    buckets: tuple[Bucket, ...]
+    """All documents for attention on a CPU; none on a GPU, whose kernel takes `boundaries`."""
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+
+def make_pack(samples: Sequence[Sample], device: torch.device) -> Pack:
+    """Lay the samples end to end; everything that a forward pass has to know is computed here, once."""
+    lengths = tuple(len(sample) for sample in samples)
+    starts = [sum(lengths[:index]) for index in range(len(lengths) + 1)]
+    ids = torch.tensor([token for sample in samples for token in sample.prompt_ids + sample.target_ids])
+    where = torch.cat([_trained(sample, start) for sample, start in zip(samples, starts, strict=False)])
+    positions = torch.cat([torch.arange(length) for length in lengths])
+
+    def there(tensor: torch.Tensor) -> torch.Tensor:
+        """On the device; from pinned memory, so that the host does not wait for the copy."""
+        return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+    return Pack(
+        ids=there(ids),
+        positions=there(positions),
+        lengths=lengths,
+        boundaries=there(torch.tensor(starts, dtype=torch.int32)),
+        where=there(where),
+        labels=there(ids[where + 1]),
+        buckets=tuple(_buckets(lengths, starts)) if device.type == "cpu" else (),
+    )
+
+
+def _trained(sample: Sample, start: int) -> torch.Tensor:
+    """The position before a token predicts it."""
+    first = start + len(sample.prompt_ids) + sample.trained_from - 1
+    return torch.arange(first, first + sample.trained_tokens)
+
+
+def _buckets(lengths: Sequence[int], starts: Sequence[int]) -> Iterator[Bucket]:
+    longest_first = sorted(range(len(lengths)), key=lambda each: (-lengths[each], each))
+    for length, group in groupby(longest_first, key=lambda each: _rounded(lengths[each])):
+        documents = list(group)
+        inside = [torch.arange(lengths[each]) for each in documents]
+        yield Bucket(
+            documents=len(documents),
+            length=length,
+            rows=torch.cat([starts[each] + tokens for each, tokens in zip(documents, inside, strict=True)]),
+            places=torch.cat([row * length + tokens for row, tokens in enumerate(inside)]),
+        )
+
+
+def _rounded(length: int) -> int:
+    """Up to a multiple of `BUCKET_TOKENS`, or of about an eighth of a long document."""
+    step = max(BUCKET_TOKENS, 1 << max(0, length.bit_length() - 4))
+    return -(-length // step) * step
