@@ -110,7 +110,7 @@ def test_a_name_is_taken_once_in_each_workspace(world: World, dataset: Dataset) 
         ("../rows.jsonl", 10, "bad_name"),
         ("rows\n.jsonl", 10, "bad_name"),
         ("x" * 200 + ".jsonl", 10, "bad_name"),
-        ("rows.xlsx", 10, "unknown_format"),
+        ("rows.docx", 10, "unknown_format"),
         ("rows", 10, "unknown_format"),
         ("rows.jsonl", 0, "empty_file"),
         ("rows.jsonl", -1, "empty_file"),

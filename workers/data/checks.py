@@ -1,10 +1,11 @@
-"""Checks of one line: from bytes to a normalised row, or to the reasons why there is none."""
+"""Checks of one row: from bytes or cells to a normalised row, or to the reasons why there is none."""
 
 from dataclasses import dataclass, field
 
-from workers.contract import Problem
+from workers.contract import Items, Mapping, Problem, items_of
 from workers.data.chat import ChatMessage, Row
 from workers.data.lines import Line
+from workers.data.readers.source import RawRow
 from workers.data.strict_json import JsonProblem, parse, shown
 from workers.data.think import OPEN, split_think
 
@@ -12,12 +13,13 @@ ROLES = ("system", "user", "assistant")
 KNOWN_FIELDS = frozenset({"messages", "prompt", "completion"})
 KNOWN_MESSAGE_FIELDS = frozenset({"role", "content", "reasoning_content", "reasoning", "name"})
 REFUSED_MESSAGE_FIELDS = ("tool_calls", "function_call", "tool_call_id", "weight")
+SHOWN_VALUE = 80
 REASONING_FIELDS = ("reasoning_content", "reasoning")
 
 
 @dataclass(slots=True)
 class CheckedLine:
-    """What one line came to."""
+    """What one row came to."""
 
     number: int
     row: Row | None = None
@@ -26,33 +28,75 @@ class CheckedLine:
     warnings: list[Problem] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     """Paths of fields that are not read, such as `id` or `messages[].name`."""
+    source: str = ""
 
-    def error(self, place: str, code: str, message: str) -> None:
-        self.errors.append(Problem(row=self.number, field=place, code=code, message=message))
+    def error(self, place: str, code: str, message: str, value: object = None) -> None:
+        self.errors.append(self._problem(place, code, message, value))
 
-    def warn(self, place: str, code: str, message: str) -> None:
-        self.warnings.append(Problem(row=self.number, field=place, code=code, message=message))
+    def warn(self, place: str, code: str, message: str, value: object = None) -> None:
+        self.warnings.append(self._problem(place, code, message, value))
+
+    def _problem(self, place: str, code: str, message: str, value: object) -> Problem:
+        found = "" if value is None else shown(value, SHOWN_VALUE)
+        return Problem(
+            row=self.number, field=place, code=code, message=message, value=found, source=self.source
+        )
 
 
-def check_line(line: Line, max_row_bytes: int) -> CheckedLine:
+def check_line(
+    line: Line, max_row_bytes: int, mapping: Mapping | None = None, source: str = ""
+) -> CheckedLine:
     """Check one line that is not blank, and normalise it when nothing is wrong with it."""
-    checked = CheckedLine(line.number)
+    checked = CheckedLine(line.number, source=source)
     text = _decode(line, max_row_bytes, checked)
-    if text is None:
+    return checked if text is None else _check_text(text, mapping, checked)
+
+
+def check_raw(raw: RawRow, max_row_bytes: int, mapping: Mapping | None = None) -> CheckedLine:
+    """The same for a row of any reader."""
+    if isinstance(raw.value, bytes):
+        line = Line(raw.number, raw.value, len(raw.value))
+        return check_line(line, max_row_bytes, mapping, raw.source)
+    checked = CheckedLine(raw.number, source=raw.source)
+    if raw.value is None:
+        checked.error("", raw.code, raw.message)
         return checked
+    return _check_value(raw.value, mapping, checked, from_table=True)
+
+
+def is_plain(mapping: Mapping | None) -> bool:
+    """Whether rows may be in either of the two plain spellings, `messages` or `prompt` and `completion`."""
+    if mapping is None:
+        return True
+    if mapping.shape == "chat":
+        return (mapping.messages, mapping.role, mapping.text) == ("messages", "role", "content")
+    return mapping.shape == "columns" and mapping.fields == {"prompt", "completion"}
+
+
+def _check_text(text: str, mapping: Mapping | None, checked: CheckedLine) -> CheckedLine:
     try:
         value = parse(text)
     except JsonProblem as problem:
-        checked.error(problem.field, problem.code, problem.message)
+        checked.error(problem.field, problem.code, problem.message, text.lstrip())
         return checked
     if not isinstance(value, dict):
         checked.error(
             "",
             "not_an_object",
             f'This line holds {_kind(value)}. Write an object such as {{"messages": [...]}}.',
+            value,
         )
         return checked
-    messages = _messages(value, checked)
+    return _check_value(value, mapping, checked)
+
+
+def _check_value(
+    value: dict[str, object], mapping: Mapping | None, checked: CheckedLine, *, from_table: bool = False
+) -> CheckedLine:
+    if mapping is None or (is_plain(mapping) and not from_table):
+        messages = _messages(value, checked)
+    else:
+        messages = _mapped(value, mapping, checked)
     if messages is not None and not checked.errors:
         _check_order(messages, checked)
     if messages is not None and not checked.errors:
@@ -112,6 +156,38 @@ def _messages(row: dict[str, object], checked: CheckedLine) -> list[ChatMessage]
     return [message for message in read if message is not None]
 
 
+def _mapped(row: dict[str, object], mapping: Mapping, checked: CheckedLine) -> list[ChatMessage] | None:
+    """The normalised messages of a row as the mapping reads it."""
+    checked.ignored.extend(key for key in row if key not in mapping.fields)
+    row = {key: _opened(value, key, checked) for key, value in row.items() if key in mapping.fields}
+    if checked.errors:
+        return None
+    for place in _needed(mapping):
+        if row.get(place) is None or row[place] == "":
+            checked.error(place, "missing_field", f"`{place}` is empty or missing. Fill it in.")
+            return None
+    if mapping.shape == "chat" and not _listed(row[mapping.messages], mapping.messages, checked):
+        return None
+    items: Items = items_of(row, mapping)
+    read = [_message(item, place, checked) for place, item in items]
+    return [message for message in read if message is not None]
+
+
+def _needed(mapping: Mapping) -> list[str]:
+    return [name for name in (mapping.messages, mapping.question, mapping.answer) if name]
+
+
+def _opened(value: object, place: str, checked: CheckedLine) -> object:
+    """A cell that holds JSON messages as text, as tables must write them, is read."""
+    if not isinstance(value, str) or not value.startswith('[{"') or not value.rstrip().endswith("}]"):
+        return value
+    try:
+        return parse(value)
+    except JsonProblem as problem:
+        checked.error(place, problem.code, problem.message, value)
+        return value
+
+
 def _listed(value: object, place: str, checked: CheckedLine) -> list[tuple[str, object]] | None:
     if not isinstance(value, list):
         checked.error(place, "not_a_list", f"`{place}` is {_kind(value)}. Write a list of messages.")
@@ -159,7 +235,8 @@ def _message(item: object, place: str, checked: CheckedLine) -> ChatMessage | No
     role = item.get("role")
     if role not in ROLES:
         what = "has no `role`" if "role" not in item else f"has the role {shown(role)}"
-        checked.error(f"{place}.role", "unknown_role", f"This message {what}. Use system, user or assistant.")
+        message = f"This message {what}. Use system, user or assistant."
+        checked.error(f"{place}.role", "unknown_role", message, role)
         return None
     inside = _content_place(place)
     content = _text(item.get("content"), inside, checked)
@@ -187,7 +264,7 @@ def _text(value: object, place: str, checked: CheckedLine) -> str | None:
     ):
         value = "".join(part["text"] if isinstance(part.get("text"), str) else "" for part in value)
     if not isinstance(value, str):
-        checked.error(place, "not_text", f"This is {_kind(value)}. Write a text.")
+        checked.error(place, "not_text", f"This is {_kind(value)}. Write a text.", value)
         return None
     if "\x00" in value:
         checked.error(place, "nul_byte", "This text holds a NUL character (\\u0000). Remove it.")
@@ -195,6 +272,11 @@ def _text(value: object, place: str, checked: CheckedLine) -> str | None:
     try:
         value.encode()
     except UnicodeEncodeError as error:
+        if "\udc80" <= value[error.start] <= "\udcff":
+            byte = ord(value[error.start]) - 0xDC00
+            message = f"Character {error.start + 1} of this text (byte 0x{byte:02x}) is not UTF-8. Mend it."
+            checked.error(place, "not_utf8", message)
+            return None
         checked.error(
             place,
             "bad_unicode",
@@ -231,6 +313,12 @@ def _assistant(item: dict[str, object], content: str, place: str, checked: Check
             _content_place(place),
             "unclosed_think",
             f"A {OPEN} block is opened and never closed, so it is trained as part of the answer. Close it.",
+        )
+    elif inline.answer is not content and not inline.reasoning:
+        checked.warn(
+            _content_place(place),
+            "empty_think",
+            "This answer's think block is empty, so it is learned as an answer without reasoning.",
         )
     elif OPEN in inline.answer:
         checked.warn(

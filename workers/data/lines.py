@@ -1,11 +1,11 @@
-"""Lines of a file of any size, in memory bounded by the longest line that is allowed."""
+"""Lines of a stream of any size, in memory bounded by the longest line that is allowed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-READ_BYTES = 1 << 20
+BLOCK_BYTES = 2 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -26,39 +26,75 @@ class Line:
         return not self.too_long and not self.data.strip()
 
 
-def read_lines(path: Path, max_bytes: int) -> Iterator[Line]:
-    """Yield the lines of `path`; one longer than `max_bytes` is counted and skipped, never held in memory.
+@dataclass(frozen=True, slots=True)
+class LineBlock:
+    """Whole lines that follow each other, as they stand in the file; or one line too long to be held."""
 
-    Only a line feed ends a line: the other separators that Unicode knows may stand inside a JSON string. A
-    carriage return before it belongs to the line end. A byte order mark at the start of the file is dropped.
+    number: int
+    """Of the first line."""
+    data: bytes
+    source: str = ""
+    """The file inside an archive."""
+    skipped: int = 0
+    """Bytes of the one line that was not held."""
+
+    def lines(self, max_bytes: int) -> Iterator[Line]:
+        """The lines. A carriage return before the line feed belongs to the line end.
+
+        Only a line feed ends a line: the other separators that Unicode knows may stand inside a JSON string.
+        """
+        if self.skipped:
+            yield Line(self.number, b"", self.skipped, too_long=True)
+            return
+        for number, data in enumerate(self.data.removesuffix(b"\n").split(b"\n"), start=self.number):
+            line = data.removesuffix(b"\r")
+            if len(line) > max_bytes:
+                yield Line(number, b"", len(line), too_long=True)
+            else:
+                yield Line(number, line, len(line))
+
+
+def read_blocks(
+    file: BinaryIO, max_bytes: int, source: str = "", block_bytes: int = BLOCK_BYTES
+) -> Iterator[LineBlock]:
+    """Yield `file` in blocks of whole lines; a byte order mark at the start is dropped.
+
+    A line longer than `max_bytes` is counted and skipped, never held in memory.
     """
-    with path.open("rb") as file:
-        number = 0
-        while (line := _next_line(file, number + 1, max_bytes)) is not None:
+    number, rest = 1, b""
+    first = True
+    while True:
+        data = file.read(block_bytes)
+        if first:
+            data, first = data.removeprefix(BYTE_ORDER_MARK), False
+        rest += data
+        if not data:
+            if rest:
+                yield LineBlock(number, rest, source)
+            return
+        end = rest.rfind(b"\n") + 1
+        if end:
+            yield LineBlock(number, rest[:end], source)
+            number += rest.count(b"\n", 0, end)
+            rest = rest[end:]
+        elif len(rest) > max_bytes + 1:
+            size, rest = _skip_line(file, len(rest))
+            yield LineBlock(number, b"", source, skipped=size)
             number += 1
-            yield line
 
 
-def _next_line(file: BinaryIO, number: int, max_bytes: int) -> Line | None:
-    # Two bytes more than allowed leave room for the line end.
-    data = file.readline(max_bytes + 2)
-    if not data:
-        return None
-    if not data.endswith(b"\n") and len(data) == max_bytes + 2:
-        return Line(number, b"", len(data) + _skip_line(file), too_long=True)
-    if number == 1:
-        data = data.removeprefix(BYTE_ORDER_MARK)
-    data = data.removesuffix(b"\n").removesuffix(b"\r")
-    if len(data) > max_bytes:
-        return Line(number, b"", len(data), too_long=True)
-    return Line(number, data, len(data))
+def _skip_line(file: BinaryIO, size: int) -> tuple[int, bytes]:
+    """Bytes up to the next line feed, which is consumed but not counted, and what was read beyond it."""
+    while data := file.read(BLOCK_BYTES):
+        end = data.find(b"\n")
+        if end >= 0:
+            return size + end, data[end + 1 :]
+        size += len(data)
+    return size, b""
 
 
-def _skip_line(file: BinaryIO) -> int:
-    """Bytes up to the next line feed, which is consumed but not counted."""
-    skipped = 0
-    while chunk := file.readline(READ_BYTES):
-        if chunk.endswith(b"\n"):
-            return skipped + len(chunk) - 1
-        skipped += len(chunk)
-    return skipped
+def read_lines(path: Path, max_bytes: int) -> Iterator[Line]:
+    """Yield the lines of `path`, as `read_blocks` reads them."""
+    with path.open("rb") as file:
+        for block in read_blocks(file, max_bytes):
+            yield from block.lines(max_bytes)

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from workers.contract import Problem
+from workers.contract import Mapping, Problem
+from workers.data.batches import check_batch, first_rows
 from workers.data.chat import ChatMessage, Row, canonical
-from workers.data.checks import check_line
-from workers.data.lines import read_lines
+from workers.data.normalised import is_normalised, read_normalised
+from workers.data.readers import Limits, Unreadable, open_source
+from workers.data.shapes import recognise
 
 __all__ = ["MAX_ROW_BYTES", "BadRow", "ChatMessage", "Row", "canonical", "read_rows"]
 
@@ -19,16 +21,28 @@ class BadRow(Exception):
     def __init__(self, problems: list[Problem]) -> None:
         first = problems[0]
         where = f", {first.field}" if first.field else ""
-        super().__init__(f"Row {first.row}{where}: {first.message}")
+        super().__init__(f"Row {first.row}{where}: {first.message}" if first.row else first.message)
         self.problems = problems
 
 
-def read_rows(path: Path, max_row_bytes: int = MAX_ROW_BYTES) -> Iterator[Row]:
-    """Yield the rows of a JSONL file in order, blank lines skipped. Raises BadRow at the first bad one."""
-    for line in read_lines(path, max_row_bytes):
-        if line.is_blank:
-            continue
-        checked = check_line(line, max_row_bytes)
-        if checked.row is None:
-            raise BadRow(checked.errors)
-        yield checked.row
+def read_rows(
+    path: Path, max_row_bytes: int = MAX_ROW_BYTES, mapping: Mapping | None = None
+) -> Iterator[Row]:
+    """Yield the rows of a file in order: one of the normalised layout, or any that the readers know.
+
+    Raises BadRow at the first bad one, or when the file cannot be read.
+    """
+    if is_normalised(path):
+        yield from read_normalised(path)
+        return
+    try:
+        source = open_source(path, Limits(row_bytes=max_row_bytes))
+        mapping = mapping or recognise(first_rows(source, max_row_bytes))
+        for batch in source.batches():
+            for checked in check_batch(batch, max_row_bytes, mapping):
+                if checked.row is None:
+                    raise BadRow(checked.errors)
+                yield checked.row
+    except Unreadable as error:
+        where = f"{error.source}: " if error.source else ""
+        raise BadRow([Problem(row=0, field="", code=error.code, message=where + error.message)]) from None

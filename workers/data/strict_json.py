@@ -81,11 +81,11 @@ def _constant(text: str) -> float:
     raise JsonProblem("bad_number", f"`{text}` is not a JSON number. Use null, or leave the field out.")
 
 
-def shown(value: object) -> str:
-    """`value` quoted for a sentence, cut to 40 characters, without anything that could break the line."""
+def shown(value: object, most: int = 40) -> str:
+    """`value` quoted for a sentence, cut to `most` characters, without anything that could break the line."""
     text = value if isinstance(value, str) else repr(value)
-    text = text.encode("utf-8", "replace").decode()
-    return repr(text if len(text) <= 40 else text[:39] + "…")
+    text = text[: most + 1].encode("utf-8", "replace").decode()
+    return repr(text if len(text) <= most else text[: most - 1] + "…")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number, parse_constant=_constant)

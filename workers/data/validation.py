@@ -1,148 +1,244 @@
-"""The check of a whole dataset file: one pass, streaming, a report at the end."""
+"""The check of a whole dataset file: one pass, streaming; a report, and the good rows normalised."""
 
-import hashlib
 import json
+import os
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from workers.contract import Problem, ValidateSpec, ValidationReport
-from workers.data.chat import Row, canonical
-from workers.data.checks import CheckedLine, check_line
-from workers.data.lines import Line, read_lines
+import numpy as np
+import pyarrow as pa
 
-SAMPLES = 5
-SAMPLE_CHARACTERS = 20_000
-"""A longer row is not shown as a sample."""
-REMEMBERED_ROWS = 5_000_000
-"""Rows that are compared to find duplicates: about 80 bytes of memory each."""
+from workers.contract import Problem, Reading, ValidateSpec, ValidationReport
+from workers.data.batches import first_rows
+from workers.data.doctor import diagnose, merged_counts
+from workers.data.figures import DIGEST, DISTINCT_ANSWERS, PLACES, SAMPLES, Found, find
+from workers.data.near import NearDuplicates
+from workers.data.normalised import RowsWriter
+from workers.data.readers import Limits, Source, Unreadable, open_source
+from workers.data.readers.opening import open_lines
+from workers.data.shapes import recognise
+from workers.data.spread import spread
+
 PROGRESS_SECONDS = 0.5
+LARGE_FILE = 16 * 1024**2
+"""From this size on the work is spread over processes."""
+MAX_PROCESSES = 4
+MAX_IGNORED = 100
+PREVIEW_ROWS, PREVIEW_CELLS, PREVIEW_CHARACTERS = 5, 100, 300
+Progress = Callable[[int], None]
 
 
 class _Tally:
-    """What has been seen so far; one method per thing that can be seen."""
+    """The figures of the file so far."""
 
-    def __init__(self, spec: ValidateSpec) -> None:
+    def __init__(self, spec: ValidateSpec, rows_file: Path | None) -> None:
         self.spec = spec
-        self.rows = self.valid = self.with_reasoning = self.turns = self.characters = 0
-        self.errors: list[Problem] = []
-        self.warnings: list[Problem] = []
-        self.error_counts: Counter[str] = Counter()
-        self.warning_count = 0
-        self.samples: list[dict[str, object]] = []
-        self.seen: dict[bytes, int] = {}
-        self.ignored: set[str] = set()
+        self.total = Found()
+        self.digests: list[bytes] = []
+        self.numbers: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []
+        self.near = NearDuplicates()
+        self.writer = RowsWriter(rows_file) if rows_file else None
 
-    def line(self, line: Line) -> None:
-        self.rows += 1
-        checked = check_line(line, self.spec.max_row_bytes)
-        for problem in checked.errors:
-            self.error(problem)
-        for problem in checked.warnings:
-            self.warn(problem)
-        if checked.row is not None:
-            self.good_row(checked.row, checked)
+    def add(self, found: Found) -> None:
+        total = self.total
+        for name in ("rows", "valid", "turns", "characters", "with_reasoning", "leading_space", "control"):
+            setattr(total, name, getattr(total, name) + getattr(found, name))
+        total.long_answers += found.long_answers
+        total.residue += found.residue
+        total.lengths += found.lengths
+        total.scripts.update(found.scripts)
+        total.personal.update(found.personal)
+        if len(total.answers) + len(found.answers) > DISTINCT_ANSWERS:
+            total.long_answers += sum(n for answer, n in found.answers.items() if answer not in total.answers)
+        merged_counts(total.answers, found.answers, DISTINCT_ANSWERS)
+        total.samples = [*total.samples, *found.samples][:SAMPLES]
+        total.residue_places = [*total.residue_places, *found.residue_places][:PLACES]
+        for kind, places in found.personal_places.items():
+            total.personal_places[kind] = [*total.personal_places.get(kind, []), *places][:PLACES]
+        self._problems(found)
+        self._good_rows(found)
 
-    def good_row(self, row: Row, checked: CheckedLine) -> None:
-        self.valid += 1
-        messages = row["messages"]
-        self.turns += sum(message["role"] == "assistant" for message in messages)
-        self.with_reasoning += "reasoning_content" in messages[-1]
-        size = sum(
-            len(message["content"]) + len(message.get("reasoning_content", "")) for message in messages
-        )
-        self.characters += size
-        if len(self.samples) < SAMPLES and size <= SAMPLE_CHARACTERS:
-            self.samples.append(dict(row))
-        for name in checked.ignored:
-            self.ignored_field(name, checked.number)
-        self.duplicate(row, checked.number)
+    def _problems(self, found: Found) -> None:
+        """At most `max_problems` of each code are listed, and all are counted."""
+        total, most = self.total, self.spec.max_problems
+        for kept, counts, problems, more in (
+            (total.errors, total.error_counts, found.errors, found.error_counts),
+            (total.warnings, total.warning_counts, found.warnings, found.warning_counts),
+        ):
+            room = {code: most - counts[code] for code in more}
+            for problem in problems:
+                if room[problem.code] > 0:
+                    room[problem.code] -= 1
+                    kept.append(problem)
+            counts.update(more)
+        for name, number in found.ignored.items():
+            if name not in total.ignored and len(total.ignored) < MAX_IGNORED:
+                total.ignored[name] = number
+                message = "This field is not used. It is kept in the file and does not reach the model."
+                self.warn(Problem(row=number, field=name[:100], code="ignored_field", message=message))
 
-    def ignored_field(self, name: str, number: int) -> None:
-        """Said once per field, not once per row. Beyond a hundred names they are data, not columns."""
-        if name not in self.ignored and len(self.ignored) < 100:
-            self.ignored.add(name)
-            self.warn(
-                Problem(
-                    row=number,
-                    field=name[:100],
-                    code="ignored_field",
-                    message="This field is not used. It is kept in the file and does not reach the model.",
-                )
-            )
-
-    def duplicate(self, row: Row, number: int) -> None:
-        digest = hashlib.blake2b(canonical(row), digest_size=12).digest()
-        first = self.seen.get(digest)
-        if first is not None:
-            message = f"This row is the same as row {first}. Remove one unless it should count twice."
-            self.warn(Problem(row=number, field="", code="duplicate_row", message=message))
-        elif len(self.seen) < REMEMBERED_ROWS:
-            self.seen[digest] = number
+    def _good_rows(self, found: Found) -> None:
+        self.digests.append(found.digests)
+        self.numbers.append(found.numbers)
+        if found.signatures is not None:
+            self.near.add(found.numbers, found.signatures)
+        if self.writer is not None and found.table is not None:
+            for batch in pa.ipc.open_stream(found.table):
+                self.writer.write(batch)
 
     def error(self, problem: Problem) -> None:
-        self.error_counts[problem.code] += 1
-        if len(self.errors) < self.spec.max_problems:
-            self.errors.append(problem)
+        self.total.error_counts[problem.code] += 1
+        self.total.errors.append(problem)
 
     def warn(self, problem: Problem) -> None:
-        self.warning_count += 1
-        if len(self.warnings) < self.spec.max_problems:
-            self.warnings.append(problem)
+        self.total.warning_counts[problem.code] += 1
+        if self.total.warning_counts[problem.code] <= self.spec.max_problems:
+            self.total.warnings.append(problem)
 
-    def end_of_file(self, first_byte: bytes) -> None:
-        if self.rows == 0:
-            message = "The file is empty. Write one JSON object per line."
+    def repeats(self) -> int:
+        """Rows whose digest occurred before; each is a warning that names the first."""
+        digests = np.frombuffer(b"".join(self.digests), dtype=f"S{DIGEST}")
+        self.digests.clear()
+        if not len(digests):
+            return 0
+        numbers = np.concatenate(self.numbers)
+        halves = digests.view(np.uint64).reshape(-1, 2)
+        order = np.lexsort((halves[:, 1], halves[:, 0]))
+        ordered = halves[order]
+        same = np.append(False, (ordered[1:] == ordered[:-1]).all(axis=1))
+        at = np.flatnonzero(same)
+        firsts = order[np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))]
+        pairs = sorted(zip(order[at].tolist(), firsts[at].tolist(), strict=True))
+        for index, first in pairs[: self.spec.max_problems]:
+            message = (
+                f"This row is the same as row {numbers[first]}. Remove one unless it should count twice."
+            )
+            self.warn(Problem(row=int(numbers[index]), field="", code="duplicate_row", message=message))
+        if len(pairs):
+            self.total.warning_counts["duplicate_row"] = len(pairs)
+        return len(pairs)
+
+    def end_of_file(self, reading: Reading | None) -> None:
+        if self.total.rows == 0 and not self.total.errors:
+            message = "The file is empty. Put one example in each row."
             self.error(Problem(row=0, field="", code="empty_file", message=message))
-        elif self.valid == 0:
-            message = "No row of this file can be trained on."
-            if first_byte == b"[":
-                message += " It looks like one JSON list: write each of its objects on a line of its own."
-            else:
-                message += " The other errors say why."
+        elif self.total.valid == 0 and self.total.rows:
+            message = "No row of this file can be trained on. The other errors say why."
+            if reading is not None and reading.mapping is None:
+                message = (
+                    "It is not clear which fields hold question and answer. Say how to read the columns."
+                )
             self.error(Problem(row=0, field="", code="nothing_trainable", message=message))
 
-    def report(self, seconds: float) -> ValidationReport:
+    def report(self, reading: Reading | None, seconds: Callable[[], float]) -> ValidationReport:
+        total = self.total
+        repeats = self.repeats()
+        near, groups = self.near.groups() if self.spec.near_duplicates else (0, [])
+        checked = self.spec.near_duplicates and self.near.complete
+        doctor = diagnose(
+            total, repeats=repeats, near=max(0, near - repeats), groups=groups, near_checked=checked
+        )
         return ValidationReport(
-            rows=self.rows,
-            valid=self.valid,
-            errors=self.errors,
-            warnings=self.warnings,
-            error_count=self.error_counts.total(),
-            warning_count=self.warning_count,
-            error_counts=dict(self.error_counts),
-            with_reasoning=self.with_reasoning,
-            turns=self.turns,
-            characters=self.characters,
-            samples=self.samples,
-            seconds=round(seconds, 3),
+            rows=total.rows,
+            valid=total.valid,
+            errors=total.errors,
+            warnings=sorted(total.warnings, key=lambda problem: problem.row),
+            error_count=total.error_counts.total(),
+            warning_count=total.warning_counts.total(),
+            error_counts=dict(total.error_counts),
+            warning_counts=dict(total.warning_counts),
+            with_reasoning=total.with_reasoning,
+            turns=total.turns,
+            characters=total.characters,
+            reading=reading,
+            doctor=doctor,
+            samples=total.samples,
+            seconds=round(seconds(), 3),
             peak_rss_bytes=peak_rss_bytes(),
         )
 
 
 def validate(
-    path: Path, spec: ValidateSpec, on_progress: Callable[[int], None] | None = None
+    path: Path,
+    spec: ValidateSpec,
+    on_progress: Progress | None = None,
+    rows_file: Path | None = None,
+    processes: int = 0,
 ) -> ValidationReport:
     """Check every row of `path` in one pass. `on_progress` is told the rows read, about twice a second.
 
+    The good rows are written to `rows_file` in the normalised layout; the file is there even when there are
+    none. `processes`: how many share the work; 0 means as many as there are cores, for a large file.
     Raises OSError when the file cannot be read; everything that is wrong inside it is in the report.
     """
-    start = told = time.monotonic()
-    tally = _Tally(spec)
-    first_byte = b""
-    for line in read_lines(path, spec.max_row_bytes):
-        if line.is_blank:
-            continue
-        first_byte = first_byte or line.data.lstrip()[:1]
-        tally.line(line)
+    start = time.monotonic()
+    tally = _Tally(spec, rows_file)
+    reading: Reading | None = None
+    try:
+        source = _open(path, spec)
+        reading = _read_like(source, spec)
+        processes = processes or (_cores() if path.stat().st_size >= LARGE_FILE else 1)
+        work = partial(find, spec=spec, mapping=reading.mapping, samples=SAMPLES, table=rows_file is not None)
+        _pass(spread(work, source.batches(), processes), tally, on_progress)
+    except Unreadable as error:
+        tally.error(Problem(row=0, field="", code=error.code, message=error.message, source=error.source))
+    finally:
+        if tally.writer is not None:
+            tally.writer.close()
+    tally.end_of_file(reading)
+    return tally.report(reading, lambda: time.monotonic() - start)
+
+
+def _pass(results: Iterator[Found], tally: _Tally, on_progress: Progress | None) -> None:
+    told = time.monotonic()
+    for found in results:
+        tally.add(found)
         if on_progress is not None and time.monotonic() - told >= PROGRESS_SECONDS:
             told = time.monotonic()
-            on_progress(tally.rows)
-    tally.end_of_file(first_byte)
+            on_progress(tally.total.rows)
     if on_progress is not None:
-        on_progress(tally.rows)
-    return tally.report(time.monotonic() - start)
+        on_progress(tally.total.rows)
+
+
+def _open(path: Path, spec: ValidateSpec) -> Source:
+    limits = Limits(row_bytes=spec.max_row_bytes, unpacked_bytes=spec.unpacked_bytes)
+    return open_source(path, limits) if spec.format == "auto" else open_lines(path, limits)
+
+
+def _cores() -> int:
+    return min(MAX_PROCESSES, len(os.sched_getaffinity(0)))
+
+
+def _read_like(source: Source, spec: ValidateSpec) -> Reading:
+    """How the file is read: as a person says, or as its first rows look."""
+    try:
+        rows = first_rows(source, spec.max_row_bytes)
+    except Unreadable:
+        rows = []  # the pass over the whole file says where it ends
+    columns = list(dict.fromkeys(key for row in rows for key in row))[:PREVIEW_CELLS]
+    return Reading(
+        format=source.format,
+        encoding=source.encoding,
+        delimiter=source.delimiter,
+        mapping=spec.mapping or recognise(rows),
+        recognised=spec.mapping is None,
+        columns=[_storable(name) for name in columns],
+        preview=[
+            {_storable(name): _cell(row.get(name)) for name in columns if name in row}
+            for row in rows[:PREVIEW_ROWS]
+        ],
+    )
+
+
+def _cell(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return _storable(text[:PREVIEW_CHARACTERS]) + ("…" if len(text) > PREVIEW_CHARACTERS else "")
+
+
+def _storable(text: str) -> str:
+    return text[:PREVIEW_CHARACTERS].encode("utf-8", "replace").decode()
 
 
 def failed_report(code: str, message: str, *, rows: int, seconds: float) -> ValidationReport:

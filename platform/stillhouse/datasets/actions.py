@@ -17,12 +17,14 @@ from stillhouse.core.text import clean_name, storable_json
 from stillhouse.datasets.models import Dataset, DatasetReport, DatasetVersion, Upload
 from stillhouse.jobs.actions import queue_job
 from stillhouse.jobs.models import Kind
-from workers.contract import ValidateSpec, ValidationReport
+from workers.contract import Mapping, OutputFile, ValidateSpec, ValidationReport
 
 QUEUE = "cpu"
 MIN_PART_BYTES = 8 * 1024**2
 MAX_PARTS = 10_000  # S3's limit
-SUFFIX = ".jsonl"
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".xlsx", ".parquet", ".zip", ".gz", ".zst")
+HASHED_AT_ONCE = 64 * 1024**2
+"""A larger file is hashed by its check, on a worker: a person does not wait for it."""
 
 
 @transaction.atomic
@@ -51,12 +53,12 @@ def start_upload(*, by: Membership, dataset: Dataset, filename: str, size: int) 
     _check_workspace(by, dataset)
     require(by, "dataset.upload")
     filename = clean_name(filename, what="file name", limit=200)
-    if not filename.lower().endswith(SUFFIX):
+    if not filename.lower().endswith(SUFFIXES):
         raise UserError(
             "unknown_format",
-            f"{filename} is not a {SUFFIX} file.",
+            f"{filename} is not a kind of file that is read here.",
             place="file",
-            next_step="Save the data as JSON Lines: one JSON object a line, in a file that ends in .jsonl.",
+            next_step=f"Choose a file that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.",
         )
     _check_size(size)
     upload = Upload(
@@ -82,13 +84,26 @@ def part_url(*, by: Membership, upload: Upload, number: int) -> str:
     return blobs.part_url(upload.staging_key, upload.storage_upload_id, number)
 
 
-def finish_upload(*, by: Membership, upload: Upload) -> DatasetVersion:
-    """Hash what arrived and make it the dataset's next version, with its check queued.
+def arrived_parts(*, by: Membership, upload: Upload) -> list[int]:
+    """Numbers of the parts that the store holds whole: what a resumed upload need not send again.
 
-    The same call again, from another tab say, waits for the first and returns the same version. Raises
-    UserError
-    `upload_incomplete`, `empty_file`, `file_too_large`, or `same_content` when the dataset has these bytes
-    already.
+    Raises UserError `upload_gone` when the store does not know the upload any more.
+    """
+    _check_workspace(by, upload.dataset)
+    if upload.finished_at is not None:
+        raise Conflict("upload_finished", "This upload is finished already.")
+    arrived = blobs.arrived_parts(upload.staging_key, upload.storage_upload_id)
+    return sorted(
+        {part.part_number for part in arrived if part.size == upload.bytes_of_part(part.part_number)}
+    )
+
+
+def finish_upload(*, by: Membership, upload: Upload) -> DatasetVersion:
+    """Put what arrived together and make it the dataset's next version, with its check queued.
+
+    The same call again, from another tab say, waits for the first and returns the same version. A large file
+    gets its digest from the check. Raises UserError `upload_incomplete`, `empty_file`, `file_too_large`, or
+    `same_content` when the dataset has these bytes already (a small file's are known here).
     """
     _check_workspace(by, upload.dataset)
     require(by, "dataset.upload")
@@ -98,8 +113,12 @@ def finish_upload(*, by: Membership, upload: Upload) -> DatasetVersion:
             return version
         if not Upload.objects.filter(pk=upload.pk).exists():
             raise NotFound("upload")
+        _collect(upload)
+        if upload.size > HASHED_AT_ONCE:
+            return _make_version(by, upload, Blob("", upload.size))
         try:
-            return _make_version(by, upload, _collect(upload))
+            # The staging object goes when the version is written: until then, a finish may be tried again.
+            return _make_version(by, upload, blobs.adopt(upload.staging_key))
         finally:
             _tidy(upload)
 
@@ -113,8 +132,51 @@ def abandon_upload(*, by: Membership, upload: Upload) -> None:
         _drop(upload)
 
 
-def record_report(*, version: DatasetVersion, report: ValidationReport) -> DatasetReport:
-    """Keep what the check of a version found; the same check again replaces it."""
+def read_differently(*, by: Membership, version: DatasetVersion, mapping: Mapping) -> DatasetVersion:
+    """The same bytes read in another way: the dataset's next version, with its check queued.
+
+    A version never changes, for runs may have been started on it. Raises UserError `not_hashed_yet`.
+    """
+    _check_workspace(by, version.dataset)
+    require(by, "dataset.upload")
+    if not version.sha256:
+        raise UserError(
+            "not_hashed_yet", f"{version} is still being checked.", next_step="Try again when it is done."
+        )
+    with transaction.atomic():
+        dataset = Dataset.objects.select_for_update().get(pk=version.dataset_id)
+        same = dataset.versions.filter(sha256=version.sha256, mapping=mapping.model_dump(mode="json")).first()
+        if same is not None:
+            return same
+        return _write_version(
+            by,
+            dataset,
+            upload=None,
+            filename=version.filename,
+            blob=Blob(version.sha256, version.size),
+            mapping=mapping,
+        )
+
+
+def place_original(version: DatasetVersion, sha256: str) -> None:
+    """Copy a large file to its content address, under the digest that the worker took while reading it.
+
+    Workers are trusted with every workspace's data, and so with its digest. Safe to call again.
+    """
+    if version.sha256 or version.upload is None:
+        return
+    blobs.place(version.upload.staging_key, Blob(sha256, version.size))
+
+
+def record_report(
+    *, version: DatasetVersion, report: ValidationReport, rows: OutputFile | None = None
+) -> DatasetReport:
+    """Keep what the check of a version found and the good rows it wrote; the same check again replaces it."""
+    updates = {"rows_sha256": rows.sha256, "rows_size": rows.size} if rows else {}
+    if not version.sha256 and report.sha256:
+        updates["sha256"] = report.sha256
+    if updates:
+        DatasetVersion.objects.filter(pk=version.pk).update(**updates)
     body = storable_json(report.model_dump(mode="json"))
     return DatasetReport.objects.update_or_create(
         version=version,
@@ -128,17 +190,15 @@ def record_report(*, version: DatasetVersion, report: ValidationReport) -> Datas
     )[0]
 
 
-def _collect(upload: Upload) -> Blob:
-    """Put the parts together under their digest. A call that died may have done any of the steps."""
+def _collect(upload: Upload) -> None:
+    """Put the parts together. A call that died may have done any of the steps."""
     key = upload.staging_key
     if blobs.staged_size(key) is None:
         parts = _whole_parts(upload, blobs.arrived_parts(key, upload.storage_upload_id))
         blobs.finish_multipart(key, upload.storage_upload_id, parts)
-    # The staging object goes when the version is written: until then, a finish may be tried again.
-    blob = blobs.adopt(key)
-    if blob.size != upload.size:
-        raise _incomplete(upload, f"{blob.size:,} of its {upload.size:,} bytes arrived.")
-    return blob
+    size = blobs.staged_size(key)
+    if size != upload.size:
+        raise _incomplete(upload, f"{size or 0:,} of its {upload.size:,} bytes arrived.")
 
 
 def _whole_parts(upload: Upload, arrived: list[Part]) -> list[Part]:
@@ -171,9 +231,11 @@ def _incomplete(upload: Upload, found: str) -> UserError:
 def _make_version(by: Membership, upload: Upload, blob: Blob) -> DatasetVersion:
     with transaction.atomic():
         dataset = Dataset.objects.select_for_update().get(pk=upload.dataset_id)
-        same = dataset.versions.filter(sha256=blob.sha256).first()
+        same = dataset.versions.filter(sha256=blob.sha256).first() if blob.sha256 else None
         if same is None:
-            return _write_version(by, dataset, upload, blob)
+            version = _write_version(by, dataset, upload=upload, filename=upload.filename, blob=blob)
+            Upload.objects.filter(pk=upload.pk).update(finished_at=timezone.now())
+            return version
         upload.delete()
     raise UserError(
         "same_content",
@@ -184,13 +246,22 @@ def _make_version(by: Membership, upload: Upload, blob: Blob) -> DatasetVersion:
     )
 
 
-def _write_version(by: Membership, dataset: Dataset, upload: Upload, blob: Blob) -> DatasetVersion:
+def _write_version(
+    by: Membership,
+    dataset: Dataset,
+    *,
+    upload: Upload | None,
+    filename: str,
+    blob: Blob,
+    mapping: Mapping | None = None,
+) -> DatasetVersion:
     version = DatasetVersion(
         dataset=dataset,
         number=(dataset.versions.aggregate(last=Max("number"))["last"] or 0) + 1,
-        filename=upload.filename,
+        filename=filename,
         sha256=blob.sha256,
         size=blob.size,
+        mapping=mapping.model_dump(mode="json") if mapping else None,
         upload=upload,
         created_by=by.user,
     )
@@ -199,18 +270,17 @@ def _write_version(by: Membership, dataset: Dataset, upload: Upload, blob: Blob)
         kind=Kind.VALIDATE,
         queue=QUEUE,
         subject=version.pk,
-        spec=ValidateSpec().model_dump(mode="json"),
+        spec=ValidateSpec(mapping=mapping).model_dump(mode="json"),
         by=by.user,
     )
     version.save(force_insert=True)
-    Upload.objects.filter(pk=upload.pk).update(finished_at=timezone.now())
     record(
         workspace=by.workspace,
         by=by.user,
         action="dataset.version_created",
         object_id=version.pk,
         object_name=str(version),
-        details={"sha256": blob.sha256, "size": blob.size, "filename": upload.filename},
+        details={"sha256": blob.sha256, "size": blob.size, "filename": filename},
     )
     return version
 

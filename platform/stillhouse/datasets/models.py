@@ -63,8 +63,14 @@ class DatasetVersion(models.Model):
     dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="versions")
     number = models.PositiveIntegerField()
     filename = models.CharField(max_length=200)
-    sha256 = models.CharField(max_length=64)
+    sha256 = models.CharField(max_length=64, blank=True)
+    """Of the original. Empty while a large file is not hashed yet: its check does that."""
     size = models.PositiveBigIntegerField()
+    mapping = models.JSONField(null=True)
+    """A Mapping, where a person said how to read the file; None: recognised by looking."""
+    rows_sha256 = models.CharField(max_length=64, blank=True, default="")
+    """The good rows, normalised by the check. Empty where the original is read as it is."""
+    rows_size = models.PositiveBigIntegerField(default=0)
     upload = models.OneToOneField(Upload, models.PROTECT, null=True, related_name="version")
     job = models.OneToOneField(Job, models.PROTECT, related_name="+")
     """The `validate` job."""
@@ -79,6 +85,15 @@ class DatasetVersion(models.Model):
 
     def __str__(self) -> str:
         return f"{self.dataset.name} v{self.number}"
+
+    @property
+    def trained_sha256(self) -> str:
+        """Digest of the file that runs and evaluations read."""
+        return self.rows_sha256 or self.sha256
+
+    @property
+    def trained_size(self) -> int:
+        return self.rows_size if self.rows_sha256 else self.size
 
 
 class DatasetReport(models.Model):

@@ -48,7 +48,7 @@ def test_a_bad_row_makes_the_status_1(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert (report["rows"], report["valid"]) == (2, 1)
     assert report["errors"][0]["row"] == 2
-    assert set(report["errors"][0]) == {"row", "field", "code", "message"}
+    assert set(report["errors"][0]) == {"row", "field", "code", "message", "value", "source"}
     assert done.stderr == ""
 
 

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from django.conf import settings
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -18,6 +19,7 @@ from stillhouse.datasets.queries import get_dataset, get_upload, get_version
 from stillhouse.jobs.models import SUCCEEDED
 from stillhouse.training.queries import runs
 from stillhouse.web.access import in_workspace, is_htmx, wants_json
+from stillhouse.web.views.dataset_reports import problems_context
 
 
 @in_workspace("GET")
@@ -36,7 +38,7 @@ def datasets(request: HttpRequest, by: Membership) -> HttpResponse:
 @in_workspace("GET", "POST")
 def dataset_new(request: HttpRequest, by: Membership) -> HttpResponse:
     if request.method == "GET":
-        return render(request, "datasets/new.html")
+        return render(request, "datasets/new.html", {"max_upload": settings.MAX_UPLOAD_BYTES})
     made = actions.create_dataset(by=by, name=request.POST.get("name", ""))
     url = reverse("dataset", args=[by.workspace.slug, made.pk])
     if not wants_json(request):
@@ -49,7 +51,11 @@ def dataset_new(request: HttpRequest, by: Membership) -> HttpResponse:
 def dataset(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
     item = get_dataset(by, id)
     versions = item.versions.select_related("job", "report", "created_by").order_by("-number")
-    return render(request, "datasets/dataset.html", {"dataset": item, "versions": versions})
+    return render(
+        request,
+        "datasets/dataset.html",
+        {"dataset": item, "versions": versions, "max_upload": settings.MAX_UPLOAD_BYTES},
+    )
 
 
 @in_workspace("GET")
@@ -58,16 +64,47 @@ def dataset_version(request: HttpRequest, by: Membership, id: str, number: int) 
     report = DatasetReport.objects.filter(version=version).first()
     if wants_json(request):
         return JsonResponse(_version_json(version, report))
-    context = {
+    context: dict[str, Any] = {
         "version": version,
         "report": report,
         "body": report.body if report else None,
         "job": version.job,
     }
+    if report is not None:
+        context["errors"] = problems_context(version, report.body, "errors", "")
+        context["warnings"] = problems_context(version, report.body, "warnings", "")
+        context["reading_fields"] = reading_fields(report.body.get("reading") or {})
+        context["charts"] = charts(report.body.get("doctor") or {})
     if is_htmx(request):
         return render(request, "datasets/_report.html", context)
     context["runs"] = runs(by).filter(data=version)[:5]
     return render(request, "datasets/version.html", context)
+
+
+FIELD_WORDS = {
+    "question": "Question",
+    "answer": "Answer",
+    "context": "Added to the question",
+    "reasoning": "Reasoning",
+    "system": "Instruction (system)",
+    "messages": "Or: the whole conversation",
+}
+CHART_WORDS = {
+    "question_lengths": "Questions",
+    "reasoning_lengths": "Reasoning",
+    "answer_lengths": "Answers",
+}
+
+
+def reading_fields(reading: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """What each column is read as: name of the form field, words for it, the column."""
+    mapping = reading.get("mapping") or {}
+    return [(name, words, mapping.get(name, "")) for name, words in FIELD_WORDS.items()]
+
+
+def charts(doctor: dict[str, Any]) -> list[tuple[str, str, list[list[int]]]]:
+    """The histograms that have any rows: name, words, [upper end in characters, rows]."""
+    return [(name, words, doctor[name]) for name, words in CHART_WORDS.items() if doctor.get(name)]
 
 
 def _version_json(version: DatasetVersion, report: DatasetReport | None) -> dict[str, Any]:
@@ -127,9 +164,13 @@ def upload_finish(request: HttpRequest, by: Membership, id: str) -> HttpResponse
     return JsonResponse({"version": version.pk, "number": version.number, "url": url})
 
 
-@in_workspace("DELETE", answers_json=True)
+@in_workspace("GET", "DELETE", answers_json=True)
 def upload_abandon(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
-    actions.abandon_upload(by=by, upload=get_upload(by, id))
+    """DELETE throws the upload away; GET tells which parts have arrived, for one that goes on."""
+    upload = get_upload(by, id)
+    if request.method == "GET":
+        return JsonResponse({"arrived": actions.arrived_parts(by=by, upload=upload)})
+    actions.abandon_upload(by=by, upload=upload)
     return HttpResponse(status=204)
 
 

@@ -27,13 +27,15 @@ function setUp(form) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const file = input.files[0];
-    const stop = new AbortController();
     const button = form.querySelector("button[type=submit]");
     const leaving = (leave) => leave.preventDefault();
+    const stop = new AbortController();
     window.addEventListener("beforeunload", leaving);
     find("problem").replaceChildren();
     find("progress").hidden = false;
-    find("cancel").onclick = () => stop.abort();
+    find("pause").hidden = false;
+    find("cancel").onclick = () => stop.abort("cancelled");
+    find("pause").onclick = () => stop.abort("paused");
     button.disabled = true;
     try {
       const version = await send(form, file, stop.signal, progressOf(find("progress"), find("progress-text"), file.size));
@@ -41,23 +43,48 @@ function setUp(form) {
       location.assign(version.url);
     } catch (error) {
       window.removeEventListener("beforeunload", leaving);
-      find("progress").hidden = true;
       button.disabled = false;
-      if (error.name !== "AbortError") showTrouble(find("problem"), error);
+      find("pause").hidden = true;
+      if (stop.signal.aborted && stop.signal.reason === "paused") {
+        find("progress-text").textContent = "Paused. Press Upload to go on, now or after a reload.";
+        button.focus();
+        return;
+      }
+      find("progress").hidden = true;
+      if (stop.signal.aborted) forget(file);
+      else showTrouble(find("problem"), error);
     }
   });
 }
 
-function describe(name, note, file) {
-  if (!file) return;
-  name.textContent = file.name;
-  note.textContent = bytes(file.size);
+/** Uploads under way, by file, in this browser: one that was interrupted goes on where it was. */
+const memoryKey = (file) => `upload:${location.pathname.split("/", 3).join("/")}:${file.name}:${file.size}:${file.lastModified}`;
+
+function remember(file, upload) {
+  try { localStorage.setItem(memoryKey(file), JSON.stringify(upload)); } catch { /* private windows keep nothing */ }
 }
 
-/** The whole way; returns the dataset version. The dataset is made once, however often the file is tried. */
-async function send(form, file, signal, progress) {
-  if (file.size === 0) {
-    throw new Trouble({ code: "empty_file", message: "The file is empty.", place: "file", next_step: "Choose a file with data in it." });
+function remembered(file) {
+  try { return JSON.parse(localStorage.getItem(memoryKey(file))); } catch { return null; }
+}
+
+function forget(file) {
+  const upload = remembered(file);
+  localStorage.removeItem(memoryKey(file));
+  if (upload) call("DELETE", upload.url).catch(() => {}); // the keeper throws away what this cannot reach
+}
+
+/** The upload to go on with, and the parts that have arrived; a new one when there is none. */
+async function begin(form, file, signal) {
+  const known = remembered(file);
+  if (known) {
+    try {
+      const { arrived } = await call("GET", known.url, { signal });
+      return { upload: known, arrived: new Set(arrived) };
+    } catch (error) {
+      if (error.name === "AbortError" || error.code === "no_connection") throw error;
+      localStorage.removeItem(memoryKey(file)); // swept, finished, or somebody else's
+    }
   }
   if (!form.dataset.uploadsUrl) {
     const body = new FormData();
@@ -66,20 +93,34 @@ async function send(form, file, signal, progress) {
     form.dataset.uploadsUrl = made.uploads_url;
     form.elements.name.readOnly = true;
   }
-  progress(0, "Starting");
   const upload = await call("POST", form.dataset.uploadsUrl, { json: { filename: file.name, size: file.size }, signal });
-  try {
-    await sendParts(upload, file, signal, progress);
-  } catch (error) {
-    call("DELETE", upload.url).catch(() => {}); // the keeper throws away what this cannot reach
-    throw error;
-  }
-  progress(file.size, "Putting the file together");
-  return call("POST", upload.finish_url, { signal });
+  remember(file, upload);
+  return { upload, arrived: new Set() };
 }
 
-async function sendParts(upload, file, signal, progress) {
-  const sent = new Array(upload.parts).fill(0);
+function describe(name, note, file) {
+  if (!file) return;
+  name.textContent = file.name;
+  note.textContent = remembered(file) ? `${bytes(file.size)}. An upload of this file was interrupted: it goes on where it was.` : bytes(file.size);
+}
+
+/** The whole way; returns the dataset version. The dataset is made once, however often the file is tried. */
+async function send(form, file, signal, progress) {
+  if (file.size === 0) {
+    throw new Trouble({ code: "empty_file", message: "The file is empty.", place: "file", next_step: "Choose a file with data in it." });
+  }
+  progress(0, "Starting");
+  const { upload, arrived } = await begin(form, file, signal);
+  await sendParts(upload, arrived, file, signal, progress);
+  progress(file.size, "Putting the file together");
+  const version = await call("POST", upload.finish_url, { signal });
+  localStorage.removeItem(memoryKey(file));
+  return version;
+}
+
+async function sendParts(upload, arrived, file, signal, progress) {
+  const size = (index) => Math.min(upload.part_size, file.size - index * upload.part_size);
+  const sent = Array.from({ length: upload.parts }, (_, index) => (arrived.has(index + 1) ? size(index) : 0));
   const tell = (index, count) => { sent[index] = count; progress(sent.reduce((sum, part) => sum + part, 0)); };
   const failed = new AbortController();
   const either = AbortSignal.any([signal, failed.signal]);
@@ -88,6 +129,7 @@ async function sendParts(upload, file, signal, progress) {
     while (next < upload.parts) {
       const index = next;
       next += 1;
+      if (arrived.has(index + 1)) continue;
       const part = file.slice(index * upload.part_size, (index + 1) * upload.part_size);
       await sendPart(upload.part_url.replace("{number}", index + 1), part, either, (count) => tell(index, count));
     }
@@ -108,7 +150,7 @@ async function sendPart(addressUrl, part, signal, tell) {
       return;
     } catch (error) {
       tell(0);
-      const final = error.name === "AbortError" || (error instanceof Trouble && !["store_failed", "no_connection"].includes(error.code));
+      const final = signal.aborted || error.name === "AbortError" || (error instanceof Trouble && !["store_failed", "no_connection"].includes(error.code));
       if (final || attempt === TRIES) throw error;
       await new Promise((resolve) => { setTimeout(resolve, PAUSE_MS * 2 ** attempt); });
     }

@@ -1,0 +1,84 @@
+"""What a check found, on the page and as a file; another reading; and the rows that training gets."""
+
+import pytest
+
+from stillhouse.datasets.actions import record_report
+from stillhouse.datasets.models import DatasetVersion
+from stillhouse.web.views.dataset_reports import escaped
+from tests.world import World, sha256
+from workers.contract import OutputFile, Problem, Reading, ValidateSpec, ValidationReport
+
+pytestmark = pytest.mark.django_db
+REPORT = ValidationReport(
+    rows=2,
+    valid=1,
+    errors=[Problem(row=2, field="q", code="missing_field", message="Fill it in.", value="=1+1<b>")],
+    warnings=[],
+    error_count=1,
+    warning_count=0,
+    error_counts={"missing_field": 1},
+    reading=Reading(format="CSV", columns=["q", "a"], preview=[{"q": "Haus?", "a": "house"}]),
+    seconds=0.1,
+    peak_rss_bytes=1,
+)
+
+
+def checked(world: World) -> DatasetVersion:
+    version = world.dataset()
+    record_report(version=version, report=REPORT)
+    return version
+
+
+def test_the_list_is_safe_in_a_page_and_in_a_spreadsheet(world: World) -> None:
+    version = checked(world)
+    url = f"/w/acme/datasets/{version.dataset_id}/versions/1/"
+    client = world.client(world.expert)
+    page = client.get(url).content.decode()
+    assert "We read it like this" in page and "=1+1&lt;b&gt;" in page and "<b>" not in page
+    assert "'=1+1<b>" in client.get(url + "problems.csv").content.decode()
+    assert (
+        "Fill it in."
+        in client.get(url + "problems/", {"kind": "errors", "code": "missing_field"}).content.decode()
+    )
+    assert (
+        "Fill it in." not in client.get(url + "problems/", {"kind": "errors", "code": "x"}).content.decode()
+    )
+    assert [escaped(cell) for cell in ("@x", "-1", "x=1", 3)] == ["'@x", "'-1", "x=1", 3]
+
+
+def test_another_reading_is_shown_first_and_makes_a_version(world: World) -> None:
+    version = checked(world)
+    url = f"/w/acme/datasets/{version.dataset_id}/versions/1/reading/"
+    client = world.client(world.expert)
+    assert "house" in client.get(url, {"question": "q", "answer": "a"}).content.decode()
+    assert client.post(url, {"question": "q"}).status_code == 400
+    assert client.post(url, {"question": "q", "answer": "a"}).status_code == 302
+    made = version.dataset.versions.get(number=2)
+    assert made.sha256 == version.sha256
+    mapping = ValidateSpec.model_validate(made.job.spec).mapping
+    assert mapping is not None and (mapping.question, mapping.answer) == ("q", "a")
+
+
+def test_the_normalised_rows_are_what_is_trained(world: World) -> None:
+    version = world.dataset()
+    worker = world.worker(version.job)
+    assert worker.claim()["inputs"][0]["sha256"] == version.sha256
+    (sent,) = worker.send_files({"rows.parquet": b"rows"})
+    done = worker.post(
+        "finish", {"result": REPORT.model_dump(mode="json"), "files": [OutputFile(**sent).model_dump()]}
+    )
+    assert done.status_code in (200, 204), done.content
+    version.refresh_from_db()
+    assert (version.trained_sha256, version.trained_size) == (sha256(b"rows"), 4)
+
+
+def test_a_large_file_gets_its_digest_from_the_check(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stillhouse.datasets.actions.HASHED_AT_ONCE", 0)
+    version = world.dataset()
+    assert version.sha256 == ""
+    worker = world.worker(version.job)
+    assert worker.claim()["inputs"][0]["sha256"] is None
+    result = REPORT.model_copy(update={"sha256": sha256(b"x" * 3)}).model_dump(mode="json")
+    assert worker.post("finish", {"result": result}).status_code in (200, 204)
+    version.refresh_from_db()
+    assert version.sha256 == sha256(b"xxx")

@@ -1,0 +1,343 @@
+"""Files of every kind that is read, clean and hostile: the same rows, or a sentence with a place."""
+
+import csv
+import gzip
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from workers.contract import Mapping, ValidateSpec, ValidationReport
+from workers.data import BadRow, read_rows, validate
+from workers.data.checks import check_line
+from workers.data.fast import fast_row
+from workers.data.limited import validate_in_child
+from workers.data.lines import Line, read_blocks
+
+PAIRS = [("Which clause is this? é…", "termination"), ("And this?\nTwo lines.", '{"type": "liability"}')]
+CHATS = [
+    {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in PAIRS
+]
+TABLE = [{"question": q, "answer": a} for q, a in PAIRS]
+JSONL = "".join(json.dumps(row) + "\n" for row in CHATS).encode()
+
+
+def csv_of(rows: list[dict[str, str]], delimiter: str = ",") -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def xlsx_of(rows: list[dict[str, Any]]) -> bytes:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    sheet.append(list(rows[0]))
+    for row in rows:
+        sheet.append(list(row.values()))
+    out = io.BytesIO()
+    book.save(out)
+    return out.getvalue()
+
+
+def parquet_of(rows: list[dict[str, Any]]) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), out)
+    return out.getvalue()
+
+
+def zip_of(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, body in files.items():
+            archive.writestr(name, body)
+    return out.getvalue()
+
+
+def write(tmp_path: Path, body: bytes) -> Path:
+    file = tmp_path / "data.jsonl"  # the name says nothing
+    file.write_bytes(body)
+    return file
+
+
+def check(tmp_path: Path, body: bytes, **spec: Any) -> ValidationReport:
+    return validate(write(tmp_path, body), ValidateSpec(**spec))
+
+
+CLEAN: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "JSON Lines": ("JSON Lines", lambda: JSONL),
+    "JSON Lines, UTF-16": ("JSON Lines", lambda: JSONL.decode().encode("utf-16")),
+    "JSON Lines, UTF-16 without a mark": ("JSON Lines", lambda: JSONL.decode().encode("utf-16-be")),
+    "JSON list": ("JSON list", lambda: json.dumps(CHATS, indent=1).encode()),
+    "CSV": ("CSV", lambda: csv_of(TABLE).encode()),
+    "CSV with semicolons": ("CSV", lambda: csv_of(TABLE, ";").encode("utf-8-sig")),
+    "CSV, Windows": ("CSV", lambda: csv_of(TABLE).encode("cp1252")),
+    "TSV": ("TSV", lambda: csv_of(TABLE, "\t").encode()),
+    "Excel": ("Excel workbook", lambda: xlsx_of(TABLE)),
+    "Parquet table": ("Parquet", lambda: parquet_of(TABLE)),
+    "Parquet chats": ("Parquet", lambda: parquet_of(CHATS)),
+    "gzip": ("JSON Lines in gzip", lambda: gzip.compress(JSONL)),
+    "Zstandard": ("JSON Lines in Zstandard", lambda: pa.compress(JSONL, "zstd", asbytes=True)),
+    "ZIP of JSON Lines": ("ZIP of 1 file", lambda: zip_of({"folder/rows.jsonl": JSONL, "__MACOSX/x": b"x"})),
+    "ZIP of Excel": ("ZIP of 1 file", lambda: zip_of({"rows.xlsx": xlsx_of(TABLE)})),
+    "ZIP of Parquet": ("ZIP of 1 file", lambda: zip_of({"rows.parquet": parquet_of(TABLE)})),
+}
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, name: str) -> None:
+    label, make = CLEAN[name]
+    file = write(tmp_path, make())
+    rows_file = tmp_path / "rows.parquet"
+    report = validate(file, ValidateSpec(), rows_file=rows_file)
+    assert report.errors == [] and (report.rows, report.valid) == (2, 2)
+    assert report.reading is not None and report.reading.format == label
+    assert list(read_rows(file)) == list(read_rows(rows_file)) == CHATS
+
+
+SHAPES: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "Alpaca": ([{"instruction": "Translate.", "input": "Haus", "output": "house"}], "Translate.\n\nHaus"),
+    "ShareGPT": (
+        [{"conversations": [{"from": "human", "value": "Haus?"}, {"from": "gpt", "value": "house"}]}],
+        "Haus?",
+    ),
+    "prompt and completion": ([{"prompt": "Haus?", "completion": "house"}], "Haus?"),
+    "preference pairs (the chosen answers are learned)": (
+        [{"prompt": "Haus?", "chosen": "house", "rejected": "mouse"}],
+        "Haus?",
+    ),
+    "questions with reasoning and answer": (
+        [{"problem": "Haus?", "reasoning_content": "German.", "solution": "house"}],
+        "Haus?",
+    ),
+    "questions and answers": ([{"Frage": "Haus?", "Antwort": "house"}], "Haus?"),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_shape_is_recognised_by_looking(tmp_path: Path, name: str) -> None:
+    rows, question = SHAPES[name]
+    file = write(tmp_path, "\n".join(map(json.dumps, rows)).encode())
+    report = validate(file, ValidateSpec())
+    assert report.reading is not None and report.reading.mapping is not None
+    assert report.reading.mapping.name == name and report.valid == 1, report.errors
+    (row,) = read_rows(file)
+    assert row["messages"][0] == {"role": "user", "content": question}
+    assert row["messages"][-1]["content"] == "house"
+    assert row["messages"][-1].get("reasoning_content") == ("German." if "reasoning" in name else None)
+
+
+def test_what_a_person_says_overrides_what_it_looks_like(tmp_path: Path) -> None:
+    body = json.dumps({"question": "Haus?", "answer": "house", "note": "mouse"}).encode()
+    mapping = Mapping(shape="columns", question="note", answer="question")
+    report = check(tmp_path, body, mapping=mapping)
+    assert [message["content"] for message in report.samples[0]["messages"]] == ["mouse", "Haus?"]  # type: ignore[attr-defined]
+    assert report.reading is not None and not report.reading.recognised
+
+
+def test_places_are_those_of_the_program_that_made_the_file(tmp_path: Path) -> None:
+    rows = [*TABLE, {"question": "", "answer": "x"}]
+    (problem,) = check(tmp_path, xlsx_of(rows)).errors
+    assert (problem.row, problem.field, problem.code, problem.source) == (
+        4,
+        "question",
+        "missing_field",
+        "Sheet",
+    )
+    (problem,) = check(tmp_path, csv_of(rows).encode()).errors
+    assert (problem.row, problem.code) == (5, "missing_field")  # a question spans two lines
+
+
+def bomb_of_zeros() -> bytes:
+    return zip_of({"rows.jsonl": b"{}\n" + b"a" * 200_000_000})
+
+
+def workbook_with(part: str, body: bytes) -> bytes:
+    out = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(xlsx_of(TABLE))) as old,
+        zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, body if name == part else old.read(name))
+    return out.getvalue()
+
+
+ENTITIES = (
+    b'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]><sst>&b;</sst>'
+)
+
+
+def parquet_bomb() -> bytes:
+    """Few bytes that say: the same text of a megabyte, four thousand times."""
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 4000, pa.int32()), pa.array(["x" * 1_000_000]))
+    table = pa.table({"question": text, "answer": ["y"] * 4000})
+    out = io.BytesIO()
+    pq.write_table(table, out, compression="zstd")
+    return out.getvalue()
+
+
+HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "zip bomb": ("unpacks_too_large", bomb_of_zeros),
+    "gzip bomb": ("unpacks_too_large", lambda: gzip.compress(b'{"a": "' + b"a" * 200_000_000)),
+    "workbook bomb": (
+        "unpacks_too_large",
+        lambda: workbook_with("xl/worksheets/sheet1.xml", b"<a>" + b" " * 200_000_000),
+    ),
+    "workbook with entities": ("xml_entities", lambda: workbook_with("xl/worksheets/sheet1.xml", ENTITIES)),
+    "workbook that is none": ("damaged_workbook", lambda: workbook_with("xl/workbook.xml", b"<no")),
+    "zip in a zip": ("nested_archive", lambda: zip_of({"inner.zip": zip_of({"rows.jsonl": JSONL})})),
+    "zip in a gzip": ("nested_archive", lambda: gzip.compress(zip_of({"rows.jsonl": JSONL}))),
+    "names that lead out": ("unsafe_name", lambda: zip_of({"../../etc/cron.d/x": JSONL})),
+    "empty archive": ("empty_archive", lambda: zip_of({})),
+    "cut archive": ("damaged_archive", lambda: zip_of({"rows.jsonl": JSONL})[:-30]),
+    "cut gzip": ("damaged_archive", lambda: gzip.compress(JSONL * 100)[:-20]),
+    "cut list": ("cut_off", lambda: json.dumps(CHATS).encode()[:-1]),
+    "text after the list": ("after_the_list", lambda: json.dumps(CHATS).encode() + b" []"),
+    "cut Parquet": ("damaged_parquet", lambda: parquet_of(TABLE)[:-9]),
+    "a PDF": ("unknown_format", lambda: b"%PDF-1.7\n" + bytes(range(256)) * 10),
+    "a program": ("unknown_format", lambda: b"\x7fELF" + bytes(1000)),
+    "100,000 columns": (
+        "too_many_columns",
+        ",".join(f"c{n}" for n in range(100_000)).encode,
+    ),
+    "a quotation mark too many": (
+        "cell_too_long",
+        lambda: b'question,answer\n"a,b\n' + b"aaaaaaaaaaaaaaa,b\n" * 700_000,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_a_sentence(tmp_path: Path, name: str) -> None:
+    code, make = HOSTILE[name]
+    rows_file = tmp_path / "rows.parquet"
+    report = validate_in_child(write(tmp_path, make()), ValidateSpec(), rows_file=rows_file)
+    assert code in report.error_counts, report.errors[:3]
+    said = next(problem for problem in report.errors if problem.code == code)
+    assert said.message.endswith((".", "?")) and "Traceback" not in said.message
+    assert report.peak_rss_bytes < 1024**3
+    assert rows_file.exists() == (report.valid > 0)
+    assert {path.name for path in tmp_path.iterdir()} <= {"data.jsonl", "rows.parquet"}
+
+
+def test_a_parquet_bomb_stays_within_memory(tmp_path: Path) -> None:
+    file = write(tmp_path, parquet_bomb())
+    assert file.stat().st_size < 100_000
+    spec = ValidateSpec(seconds=60, near_duplicates=False)
+    report = validate_in_child(file, spec)
+    assert report.rows == 4000 or report.error_counts.keys() & {
+        "memory_limit",
+        "time_limit",
+        "damaged_parquet",
+    }, report.errors
+    assert report.peak_rss_bytes < spec.memory_bytes
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("nul_byte", csv_of([{"question": "a\0b", "answer": "x"}]).encode()),
+        ("not_utf8", csv_of([{"question": "é…", "answer": "x"}]).encode() + b"\xff\xfe,y\n"),
+        ("too_many_cells", b"question,answer\na,b,c\n"),
+        ("duplicate_key", b'[{"prompt": "a", "prompt": "b", "completion": "c"}]'),
+        ("bad_number", b'[{"prompt": "a", "completion": "c", "score": 1e400}]'),
+        ("too_deep", b'[{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}]"),
+    ],
+)
+def test_a_bad_row_of_any_file_is_an_error_of_that_row(tmp_path: Path, code: str, line: bytes) -> None:
+    assert code in check(tmp_path, line).error_counts
+
+
+def test_names_in_archives_are_shown_without_tricks(tmp_path: Path) -> None:
+    (problem, *_) = check(tmp_path, zip_of({"a\u202egnp.jsonl": b"{}\n"})).errors
+    assert problem.source == "a\ufffdgnp.jsonl"
+
+
+@given(
+    st.lists(st.binary(max_size=40).filter(lambda line: b"\n" not in line and not line.endswith(b"\r"))),
+    st.integers(1, 64),
+)
+def test_blocks_hold_the_lines_of_the_file(lines: list[bytes], block: int) -> None:
+    body = b"\n".join(lines)
+    found = [
+        line.data for each in read_blocks(io.BytesIO(body), 40, block_bytes=block) for line in each.lines(40)
+    ]
+    expected = body.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    assert found == (expected[:-1] if expected[-1] == b"" else expected)
+
+
+TEXTS = st.sampled_from(
+    ["", " ", "a", 'say "x": y', "\u0000", "<think>a</think>b", "<think></think>b", "é\\", "<think>"]
+)
+MESSAGES = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant", "tool"]), "content": TEXTS},
+    optional={
+        "reasoning_content": TEXTS | st.none(),
+        "reasoning": TEXTS,
+        "name": TEXTS,
+        "weight": st.integers(),
+    },
+)
+ROWS = st.fixed_dictionaries(
+    {},
+    optional={
+        "messages": st.lists(MESSAGES, max_size=4),
+        "prompt": TEXTS,
+        "completion": TEXTS,
+        "id": TEXTS,
+        "x": st.just({"a": 1}),
+    },
+)
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@given(ROWS, st.sampled_from([(",", ":"), (", ", ": "), (", ", " : ")]), st.booleans(), st.booleans())
+def test_the_fast_way_says_what_the_exact_way_says(
+    row: dict[str, Any], separators: tuple[str, str], ascii_only: bool, twice: bool
+) -> None:
+    text = json.dumps(row, separators=separators, ensure_ascii=ascii_only)
+    if twice and text != "{}":
+        text = text[:-1] + "," + text[1:]
+    found = fast_row(text.encode())
+    if found is None:
+        return
+    exact = check_line(Line(1, text.encode(), len(text)), 1000)
+    assert (found[0], found[1]) == (exact.row and exact.row["messages"], exact.ignored)
+    assert exact.errors == exact.warnings == []
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_damaged_files_never_raise(tmp_path: Path, data: st.DataObject) -> None:
+    """Bytes of good files, changed at random: a report or rows, whatever they hold."""
+    kinds = [
+        JSONL,
+        csv_of(TABLE).encode(),
+        json.dumps(CHATS).encode(),
+        gzip.compress(JSONL),
+        zip_of({"a.csv": JSONL}),
+    ]
+    body = bytearray(data.draw(st.sampled_from(kinds)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(body) - 1))
+        body[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))
+    file = write(tmp_path, bytes(body))
+    report = validate(file, ValidateSpec())
+    assert report.valid <= report.rows
+    try:
+        rows = list(read_rows(file))
+    except BadRow:
+        assert report.error_count
+    else:
+        assert len(rows) == report.valid

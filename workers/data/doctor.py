@@ -1,0 +1,131 @@
+"""The verdict on a file, from its figures: ready, ready with warnings, or not, and what to do next."""
+
+from collections import Counter
+from typing import Literal
+
+import numpy as np
+
+from workers.contract import Counted, Doctor
+from workers.data.figures import BINS, PLACES, Found
+
+LABELS = 20
+"""Answers shown with their counts."""
+UNEVEN = 0.9
+"""Share of rows with one and the same answer from which the balance is worth a word."""
+SECRETS = ("private_key", "api_key", "access_token", "password")
+KIND_NAMES = {
+    "email": "e-mail addresses",
+    "phone": "telephone numbers",
+    "iban": "bank accounts",
+    "card_number": "card numbers",
+    "national_id": "national ids",
+    "private_key": "private keys",
+    "api_key": "API keys",
+    "access_token": "access tokens",
+    "password": "passwords",
+}
+Verdict = Literal["ready", "ready_with_warnings", "not_ready"]
+
+
+def diagnose(found: Found, *, repeats: int, near: int, groups: list[list[int]], near_checked: bool) -> Doctor:
+    """`found`: the figures of the whole file."""
+    answers = found.answers.most_common(LABELS)
+    constant = found.valid > 1 and not found.long_answers and len(found.answers) == 1
+    blocking = _blocking(found)
+    doubts = _doubts(found, repeats, near, constant)
+    verdict: Verdict = "not_ready" if blocking else "ready_with_warnings" if doubts else "ready"
+    repeated = bool(answers) and answers[0][1] > 1 and len(found.answers) <= max(LABELS, found.valid // 4)
+    return Doctor(
+        verdict=verdict,
+        reasons=[*blocking, *doubts],
+        next_step=_next_step(verdict, found, constant),
+        exact_duplicates=repeats,
+        near_duplicates=near,
+        near_groups=groups,
+        near_checked=near_checked,
+        personal={
+            kind: Counted(rows=rows, places=found.personal_places.get(kind, [])[:PLACES])
+            for kind, rows in found.personal.most_common()
+        },
+        question_lengths=_histogram(found, 0),
+        reasoning_lengths=_histogram(found, 1),
+        answer_lengths=_histogram(found, 2),
+        empty_reasoning=found.warning_counts["empty_think"],
+        unclosed_reasoning=found.warning_counts["unclosed_think"],
+        answers=answers if repeated else [],
+        constant_answer=constant,
+        leading_space=found.leading_space,
+        template_residue=Counted(rows=found.residue, places=found.residue_places[:PLACES])
+        if found.residue
+        else None,
+        scripts=dict(found.scripts.most_common(10)),
+        control_characters=found.control,
+    )
+
+
+def _histogram(found: Found, kind: int) -> list[tuple[int, int]]:
+    counts = found.lengths[kind]
+    used = np.flatnonzero(counts)
+    if not len(used):
+        return []
+    bins = range(max(1, int(used[0])), min(BINS, int(used[-1]) + 1))
+    return [(2**index - 1, int(counts[index])) for index in bins]
+
+
+def _blocking(found: Found) -> list[str]:
+    if not found.rows:
+        return ["The file holds no rows."]
+    if not found.valid:
+        return [f"None of the {found.rows:,} rows can be used."]
+    return []
+
+
+def _doubts(found: Found, repeats: int, near: int, constant: bool) -> list[str]:
+    """Sentences, the weightiest first."""
+    bad = found.rows - found.valid
+    secrets = [KIND_NAMES[kind] for kind in SECRETS if found.personal[kind]]
+    persons = [KIND_NAMES[kind] for kind in KIND_NAMES if kind not in SECRETS and found.personal[kind]]
+    top = found.answers.most_common(1)
+    uneven = not constant and top and found.valid >= 20 and top[0][1] >= UNEVEN * found.valid
+    mixed = 0 < found.with_reasoning < found.valid
+    doubts = [
+        (secrets, f"Secrets stand in the data: {', '.join(secrets)}. A model may repeat them to anybody."),
+        (constant, "Every row has the same answer, so the model would learn to say it whatever is asked."),
+        (bad, f"{_rows(bad)} of {found.rows:,} cannot be used and will be left out."),
+        (persons, f"Personal data stand in the data: {', '.join(persons)}."),
+        (found.residue, f"{_rows(found.residue)} carry control tokens of a chat template as ordinary text."),
+        (
+            found.warning_counts["unclosed_think"],
+            f"In {_rows(found.warning_counts['unclosed_think'])} a think block is opened and never closed.",
+        ),
+        (mixed, f"Reasoning is shown in {found.with_reasoning:,} of {found.valid:,} rows only."),
+        (uneven, f"{top[0][1]:,} of {found.valid:,} rows have the same answer." if uneven else ""),
+        (repeats, f"{_rows(repeats)} repeat an earlier row exactly."),
+        (near, f"{_rows(near)} say almost the same as an earlier row."),
+        (found.leading_space, f"In {_rows(found.leading_space)} the answer begins with white space."),
+        (found.control, f"{_rows(found.control)} hold invisible control characters."),
+    ]
+    return [sentence for holds, sentence in doubts if holds]
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
+
+
+def _next_step(verdict: Verdict, found: Found, constant: bool) -> str:
+    if verdict == "not_ready":
+        return "Look at the errors below, or say how the columns should be read, and check again."
+    if any(found.personal[kind] for kind in SECRETS):
+        return "Remove the secrets from the file and upload it again; withdraw keys that are in use."
+    if constant:
+        return "Check that the right column is read as the answer."
+    if verdict == "ready_with_warnings":
+        return "Read the warnings; if they are what you expect, start a run."
+    return "Start a run with this data."
+
+
+def merged_counts(into: Counter[str], more: Counter[str], most: int) -> None:
+    """Add counts; keys beyond `most` are not kept."""
+    for key, count in more.items():
+        if key in into or len(into) < most:
+            into[key] += count

@@ -1,0 +1,218 @@
+"""Figures of checked rows: counted batch by batch, in any process, and added up in the order of the file."""
+
+import hashlib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from workers.contract import Mapping, Problem, ValidateSpec
+from workers.data.batches import check_batch
+from workers.data.chat import ChatMessage
+from workers.data.checks import CheckedLine
+from workers.data.near import Signatures, signatures
+from workers.data.normalised import record_batch
+from workers.data.personal import PREFILTER, personal_kinds
+from workers.data.readers import Batch
+
+DIGEST = 16
+BINS = 33
+"""Histogram bins: powers of two of characters."""
+SAMPLES, SAMPLE_CHARACTERS = 5, 20_000
+"""A longer row is not shown as a sample."""
+PLACES = 20
+SHORT_ANSWER = 80
+DISTINCT_ANSWERS = 5000
+"""Beyond so many different short answers they are texts, not labels."""
+RESIDUE = (
+    r"<\|(?:im_start|im_end|begin_of_text|end_of_text|eot_id|endoftext|start_header_id|end_header_id"
+    r"|system|user|assistant)\|>|\[/?INST\]|<</?SYS>>|<｜[^｜]{1,30}｜>|<(?:start|end)_of_turn>"
+    r"|### (?:Instruction|Response|Human|Assistant):"
+)
+CONTROL = r"[\x01-\x08\x0b\x0e-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]"
+_RESIDUE, _CONTROL = re.compile(RESIDUE), re.compile(CONTROL)
+_RE2_CONTROL = re.sub(r"\\u([0-9a-f]{4})", r"\\x{\1}", CONTROL)
+_WATCHED = f"{PREFILTER}|{_RE2_CONTROL}|{RESIDUE}"
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass
+class Found:
+    """What a batch came to; batches are added up by `workers.data.validation`."""
+
+    rows: int = 0
+    valid: int = 0
+    turns: int = 0
+    characters: int = 0
+    with_reasoning: int = 0
+    empty_reasoning: int = 0
+    leading_space: int = 0
+    control: int = 0
+    errors: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    error_counts: Counter[str] = field(default_factory=Counter)
+    warning_counts: Counter[str] = field(default_factory=Counter)
+    ignored: dict[str, int] = field(default_factory=dict)
+    """Fields that are not read, and the first row that has them."""
+    lengths: NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, BINS), dtype=np.int64))
+    """Rows by length of question, reasoning and last answer."""
+    answers: Counter[str] = field(default_factory=Counter)
+    long_answers: int = 0
+    scripts: Counter[str] = field(default_factory=Counter)
+    personal: Counter[str] = field(default_factory=Counter)
+    """Rows by kind."""
+    personal_places: dict[str, list[str]] = field(default_factory=dict)
+    residue: int = 0
+    residue_places: list[str] = field(default_factory=list)
+    samples: list[dict[str, object]] = field(default_factory=list)
+    numbers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    digests: bytes = b""
+    """DIGEST bytes for each good row."""
+    signatures: Signatures | None = None
+    table: bytes | None = None
+    """The good rows under the normalised layout, as one Arrow message."""
+
+
+def find(batch: Batch, spec: ValidateSpec, mapping: Mapping | None, *, samples: int, table: bool) -> Found:
+    """Check a batch and take its figures."""
+    found = Found()
+    good: list[CheckedLine] = []
+    for checked in check_batch(batch, spec.max_row_bytes, mapping):
+        found.rows += 1
+        if checked.errors or checked.warnings:
+            _keep_problems(checked, found, spec.max_problems)
+        if checked.row is not None:
+            good.append(checked)
+    if good:
+        _figures(good, found, spec, samples=samples, table=table)
+    return found
+
+
+def _keep_problems(checked: CheckedLine, found: Found, most: int) -> None:
+    for problems, kept, counts in (
+        (checked.errors, found.errors, found.error_counts),
+        (checked.warnings, found.warnings, found.warning_counts),
+    ):
+        for problem in problems:
+            counts[problem.code] += 1
+            if counts[problem.code] <= most:
+                kept.append(problem)
+
+
+def _figures(good: list[CheckedLine], found: Found, spec: ValidateSpec, *, samples: int, table: bool) -> None:
+    rows = [checked.row["messages"] for checked in good if checked.row is not None]
+    numbers = [checked.number for checked in good]
+    found.valid = len(rows)
+    found.numbers = np.array(numbers, dtype=np.int64)
+    blake = hashlib.blake2b
+    found.digests = b"".join(blake(_encode(row), digest_size=DIGEST).digest() for row in rows)
+    for checked in good:
+        for name in checked.ignored:
+            found.ignored.setdefault(name, checked.number)
+    for row in rows:
+        _row_figures(row, found, samples)
+    batch = record_batch(numbers, [checked.source for checked in good], rows)
+    _watched_texts(batch, numbers, rows, found)
+    if spec.near_duplicates:
+        said = ["\n".join(m["content"] for m in row if m["role"] != "system") for row in rows]
+        found.signatures = signatures(said)
+    if table:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        found.table = sink.getvalue().to_pybytes()
+
+
+def _row_figures(row: list[ChatMessage], found: Found, samples: int) -> None:
+    last = row[-1]
+    answer, reasoning = last["content"], last.get("reasoning_content", "")
+    size = asked = 0
+    for message in row:
+        length = len(message["content"])
+        if message["role"] == "assistant":
+            found.turns += 1
+            length += len(message.get("reasoning_content", ""))
+        else:
+            asked += length
+        size += length
+    found.characters += size
+    lengths = found.lengths
+    lengths[0, min(asked.bit_length(), BINS - 1)] += 1
+    lengths[2, min(len(answer).bit_length(), BINS - 1)] += 1
+    if reasoning:
+        found.with_reasoning += 1
+        lengths[1, min(len(reasoning).bit_length(), BINS - 1)] += 1
+    if answer[0].isspace():
+        found.leading_space += 1
+    if len(answer) <= SHORT_ANSWER and len(found.answers) <= DISTINCT_ANSWERS:
+        found.answers[answer] += 1
+    else:
+        found.long_answers += 1
+    found.scripts["Latin" if answer.isascii() and row[0]["content"].isascii() else _script(row)] += 1
+    if len(found.samples) < samples and size <= SAMPLE_CHARACTERS:
+        found.samples.append({"messages": list(row)})
+
+
+def _script(row: list[ChatMessage]) -> str:
+    """The writing system of most letters at the start of the question and the answer."""
+    letters = [
+        letter
+        for text in (row[0]["content"], row[-1]["content"])
+        for letter in text[:200]
+        if letter.isalpha()
+    ]
+    if not letters:
+        return "other"
+    foreign = [letter for letter in letters if letter > "\u024f"]
+    if len(foreign) * 2 < len(letters):
+        return "Latin"
+    names = Counter(unicodedata.name(letter, "other").split(" ")[0].capitalize() for letter in foreign)
+    return names.most_common(1)[0][0]
+
+
+def _watched_texts(
+    batch: pa.RecordBatch, numbers: Sequence[int], rows: Sequence[list[ChatMessage]], found: Found
+) -> None:
+    """Look closely at the few texts in which one pass of RE2 over all of them saw anything to look at."""
+    messages: Any = batch.column(2).flatten()
+    texts = [messages.field(1), messages.field(2)]
+    flagged = [pc.match_substring_regex(text, _WATCHED).fill_null(False) for text in texts]
+    at = np.flatnonzero(pc.or_(*flagged).to_numpy(zero_copy_only=False))
+    if not len(at):
+        return
+    ends = np.cumsum([len(row) for row in rows])
+    owners = np.searchsorted(ends, at, side="right")
+    seen: dict[int, set[str]] = {}
+    for index, owner in zip(at.tolist(), owners.tolist(), strict=True):
+        position = index - (int(ends[owner - 1]) if owner else 0)
+        message = rows[owner][position]
+        text = message["content"] + "\n" + message.get("reasoning_content", "")
+        place = f"row {numbers[owner]}, messages[{position}]"
+        _look(text, place, seen.setdefault(owner, set()), found)
+
+
+def _look(text: str, place: str, seen: set[str], found: Found) -> None:
+    """`seen`: what was found in this row already; rows are counted, not places."""
+    for kind in personal_kinds(text):
+        if kind not in seen:
+            seen.add(kind)
+            found.personal[kind] += 1
+            places = found.personal_places.setdefault(kind, [])
+            if len(places) < PLACES:
+                places.append(place)
+    if "residue" not in seen and _RESIDUE.search(text):
+        seen.add("residue")
+        found.residue += 1
+        if len(found.residue_places) < PLACES:
+            found.residue_places.append(place)
+    if "control" not in seen and _CONTROL.search(text):
+        seen.add("control")
+        found.control += 1

@@ -1,0 +1,66 @@
+"""Parquet files, a few rows at a time, within limits on what their metadata may ask for."""
+
+import datetime
+import decimal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from workers.data.readers.source import MAX_COLUMNS, RawRow, Unreadable
+
+ROWS = 128
+METADATA_BYTES = 64 * 1024**2
+MAX_DEPTH = 16
+
+
+def read_parquet(file: Path | IO[bytes], source: str = "") -> Iterator[RawRow]:
+    """The rows, numbered from 1, as plain Python values."""
+    import pyarrow as pa  # noqa: PLC0415 - it takes a while to load, and few files need it
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    number = 0
+    try:
+        opened = pq.ParquetFile(
+            file,
+            memory_map=False,
+            thrift_string_size_limit=METADATA_BYTES,
+            thrift_container_size_limit=1_000_000,
+        )
+        _check_columns(len(opened.schema_arrow.names), opened.metadata.num_columns, source)
+        for batch in opened.iter_batches(batch_size=ROWS, use_threads=False):
+            for row in batch.to_pylist():
+                number += 1
+                yield RawRow(number, {name: _plain(value) for name, value in row.items()}, source)
+    except MemoryError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, OverflowError, TypeError, KeyError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        after = f" after row {number:,}" if number else ""
+        raise Unreadable(
+            "damaged_parquet", f"The Parquet file cannot be read{after}. Write it again.", source
+        ) from None
+
+
+def _check_columns(columns: int, leaves: int, source: str) -> None:
+    if max(columns, leaves // 4) > MAX_COLUMNS:
+        raise Unreadable(
+            "too_many_columns",
+            f"The file has {columns:,} columns; at most {MAX_COLUMNS:,} are read. Keep the ones that matter.",
+            source,
+        )
+
+
+def _plain(value: Any, depth: int = 0) -> object:
+    """Values of JSON, and times as text."""
+    if isinstance(value, dict) and depth < MAX_DEPTH:
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple) and depth < MAX_DEPTH:
+        return [_plain(item, depth + 1) for item in value]
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, decimal.Decimal | datetime.timedelta):
+        return str(value)
+    return value

@@ -1,0 +1,148 @@
+"""What a text file is, by its first bytes: encoding, JSON or table, delimiter."""
+
+import codecs
+import csv
+import io
+import re
+from dataclasses import dataclass
+
+from charset_normalizer import from_bytes
+
+HEAD = 256 * 1024
+DELIMITERS = ",;\t|"
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+LEGACY = (
+    "cp1252",
+    "cp1250",
+    "cp1251",
+    "cp1253",
+    "cp1254",
+    "iso8859_15",
+    "koi8_r",
+    "shift_jis",
+    "gb18030",
+    "big5",
+)
+FEW = 4
+"""Lines from which a majority says something."""
+ENOUGH_LINES = 2
+"""One line of JSON that is not UTF-8 is a damaged line; several are another encoding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a text file looks like."""
+
+    kind: str
+    """`jsonl`, `json` or `table`."""
+    encoding: str
+    """A Python codec, or `utf-8`."""
+    delimiter: str = ","
+
+
+def sniff(head: bytes) -> Text | None:
+    """What a text that begins with `head` is; None when it is not text."""
+    encoding = _unicode(head)
+    if encoding is None and _looks_binary(head):
+        return None
+    text = _text(head, encoding or "utf-8")
+    first = text.lstrip("\ufeff \t\r\n")[:1]
+    if first in "{[" and first:
+        return Text(_json_kind(text), encoding or _encoding_of_lines(head))
+    encoding = encoding or _encoding(head)
+    text = _text(head, encoding)
+    delimiter = _delimiter(text)
+    return Text("table", encoding, delimiter) if delimiter else Text("jsonl", encoding)
+
+
+def _unicode(head: bytes) -> str | None:
+    """An encoding that says itself what it is: by its mark, or by the zeros between its letters."""
+    for mark, name in MARKS:
+        if head.startswith(mark):
+            return name
+    sample = head[:4096]
+    if len(sample) >= 8 and sample.count(0) > len(sample) // 4:
+        odd, even = sample[1::2].count(0), sample[0::2].count(0)
+        if odd > len(sample) * 3 // 8 and not even:
+            return "utf-16-le"
+        if even > len(sample) * 3 // 8 and not odd:
+            return "utf-16-be"
+    return None
+
+
+def _looks_binary(head: bytes) -> bool:
+    control = len(head[:4096].translate(None, bytes(range(32, 256)) + b"\t\n\r\x0c\x1b"))
+    return control > max(8, len(head[:4096]) // 20)
+
+
+def _text(head: bytes, encoding: str) -> str:
+    return codecs.getincrementaldecoder(encoding)("replace").decode(head)
+
+
+def _json_kind(text: str) -> str:
+    """Lines of JSON, or one list. `[` alone begins a list; a line of its own that is whole does not."""
+    stripped = text.lstrip("\ufeff \t\r\n")
+    if stripped.startswith("{"):
+        return "jsonl"
+    line, end, rest = stripped.partition("\n")
+    whole = line.rstrip().endswith("]") and rest.lstrip()[:1] in ("[", "{")
+    return "jsonl" if end and whole else "json"
+
+
+def _encoding_of_lines(head: bytes) -> str:
+    """JSON Lines are UTF-8, unless several lines are not and none holds a character of UTF-8 beyond ASCII."""
+    lines = head.split(b"\n")[:-1] or [head]
+    bad = sum(not _is_utf8(line) for line in lines)
+    good = any(not line.isascii() and _is_utf8(line) for line in lines)
+    return "utf-8" if bad < ENOUGH_LINES or good else _guess(head)
+
+
+def _encoding(head: bytes) -> str:
+    """UTF-8, also where single lines are damaged: those become errors with a place."""
+    mixed = any(not line.isascii() and _is_utf8(line) for line in head.split(b"\n")[:-1])
+    return "utf-8" if mixed or _is_utf8(head) else _guess(head)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _guess(head: bytes) -> str:
+    best = from_bytes(head[:65536], cp_isolation=list(LEGACY)).best()
+    return best.encoding if best is not None else "cp1252"
+
+
+def _delimiter(text: str) -> str:
+    """What cuts the first lines into equally many columns, more than one; empty when nothing does."""
+    sample = text[:65536]
+    if (cut := sample.rfind("\n")) > 0 and len(sample) < len(text):
+        sample = sample[:cut]
+    if re.match(r"\s*[{\[]", sample):
+        return ""
+    best, best_score = "", 0.0
+    for delimiter in DELIMITERS:
+        score = _score(sample, delimiter)
+        if score > best_score:
+            best, best_score = delimiter, score
+    return best
+
+
+def _score(sample: str, delimiter: str) -> float:
+    try:
+        counts = [len(row) for row in csv.reader(io.StringIO(sample), delimiter=delimiter) if row][:200]
+    except csv.Error:
+        return 0.0
+    if not counts or counts[0] < 2:
+        return 0.0
+    same = sum(count == counts[0] for count in counts) / len(counts)
+    return same + min(counts[0], 20) / 1000 if same >= (0.6 if len(counts) > FEW else 0.5) else 0.0

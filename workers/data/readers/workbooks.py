@@ -1,0 +1,95 @@
+"""Excel workbooks, row by row. Formulas are read by the value that was stored with them, never computed."""
+
+import datetime
+import zipfile
+from collections.abc import Iterator
+from typing import IO, Any
+from xml.etree.ElementTree import ParseError
+
+from defusedxml.common import DefusedXmlException
+
+from workers.data.readers.source import Limits, RawRow, Unreadable
+from workers.data.readers.streams import Bounded
+from workers.data.readers.texts import column_names
+
+ERRORS = frozenset({"#N/A", "#VALUE!", "#REF!", "#DIV/0!", "#NUM!", "#NAME?", "#NULL!"})
+EMPTY_ROWS = 10_000
+"""So many empty rows on end are taken for the end of the sheet: a stray cell far below costs nothing."""
+
+
+def read_workbook(file: IO[bytes], limits: Limits, source: str = "") -> Iterator[RawRow]:
+    """The rows of the first visible sheet that has any, under its first row as the header."""
+    _weigh(file, limits, source)
+    import openpyxl  # noqa: PLC0415 - only workbooks need it
+
+    try:
+        book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
+        sheets = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
+        for sheet in sheets:
+            rows = _sheet(sheet, f"{source}, {sheet.title}" if source else sheet.title)
+            if (first := next(rows, None)) is not None:
+                yield first
+                yield from rows
+                return
+    except (DefusedXmlException, ParseError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        code, what = "damaged_workbook", "cannot be read as an Excel workbook"
+        if isinstance(error, DefusedXmlException) or isinstance(error.__cause__, DefusedXmlException):
+            code, what = "xml_entities", "holds XML entities, which no spreadsheet program writes"
+        raise Unreadable(
+            code, f"The file {what}. Open it in a spreadsheet program and save it again, or as CSV.", source
+        ) from None
+
+
+def _weigh(file: IO[bytes], limits: Limits, source: str) -> None:
+    """Unpack every part once and throw it away: what a workbook claims to unpack to is not believed."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for info in archive.infolist():
+                with Bounded(archive.open(info), info.compress_size, limits, source) as part:
+                    while part.read(1 << 20):
+                        pass
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError):
+        raise Unreadable(
+            "damaged_workbook",
+            "The workbook is damaged or has a password. Save it again without one.",
+            source,
+        ) from None
+
+
+def _sheet(sheet: Any, source: str) -> Iterator[RawRow]:
+    header: list[str] | None = None
+    empty = 0
+    for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
+        if not any(cell is not None and cell != "" for cell in cells):
+            empty += 1
+            if empty > EMPTY_ROWS:
+                return
+            continue
+        empty = 0
+        if header is None:
+            header = column_names([str(cell) if cell is not None else "" for cell in _trimmed(cells)], source)
+            continue
+        yield _row(number, header, cells, source)
+
+
+def _trimmed(cells: tuple[object, ...]) -> list[object]:
+    found = list(cells)
+    while found and (found[-1] is None or found[-1] == ""):
+        found.pop()
+    return found
+
+
+def _row(number: int, header: list[str], cells: tuple[object, ...], source: str) -> RawRow:
+    row: dict[str, object] = {}
+    for name, cell in zip(header, cells, strict=False):
+        if isinstance(cell, str) and cell in ERRORS:
+            message = f"The cell under {name[:60]!r} shows the error {cell}. Mend its formula."
+            return RawRow(number, None, source, "cell_error", message)
+        row[name] = _plain(cell)
+    return RawRow(number, row, source)
+
+
+def _plain(cell: object) -> object:
+    if isinstance(cell, datetime.datetime | datetime.date | datetime.time):
+        return cell.isoformat()
+    return str(cell) if isinstance(cell, datetime.timedelta) else cell
