@@ -84,6 +84,7 @@ class Worker:
     name: str = "worker-1"
     token: str = ""
     attempt: int = 0
+    claim_answer: dict[str, Any] = field(default_factory=dict)
 
     def post(self, call: str, body: Any = None, *, bearer: str | None = None) -> Any:
         """POST to /worker/v1/jobs/<id>/<call> with the attempt's token. Returns Django's response."""
@@ -100,7 +101,7 @@ class Worker:
         response = self.post("claim", {"worker": self.name})
         assert response.status_code == 200, response.content
         answer = response.json()
-        self.token, self.attempt = answer["token"], answer["attempt"]
+        self.token, self.attempt, self.claim_answer = answer["token"], answer["attempt"], answer
         return answer
 
     def send_files(self, files: Mapping[str, bytes]) -> list[dict[str, Any]]:

@@ -18,6 +18,16 @@ pytestmark = pytest.mark.django_db
 
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 
+CONFIG = {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 300,
+}
+
 
 def safetensors(payload: bytes = b"\0" * 8) -> bytes:
     """A whole safetensors file of one tensor."""
@@ -30,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
     """A whole base, small."""
     path = tmp_path / "SmolLM2-135M-Instruct"
     path.mkdir()
-    (path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (path / "config.json").write_text(json.dumps(CONFIG))
     (path / "tokenizer.json").write_text("{}")
     (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
     (path / "model.safetensors").write_bytes(safetensors())
@@ -76,7 +86,7 @@ def test_a_base_is_recognised_by_its_folder_and_pinned_by_digests(folder: Path) 
 def test_a_base_is_recognised_by_its_configuration_or_named_outright(folder: Path, tmp_path: Path) -> None:
     odd = folder.rename(tmp_path / "weights")
     assert refused(odd).code == "unknown_base"
-    (odd / "config.json").write_text(json.dumps({"_name_or_path": "Qwen/Qwen3-0.6B"}))
+    (odd / "config.json").write_text(json.dumps({**CONFIG, "_name_or_path": "Qwen/Qwen3-0.6B"}))
     assert add_base(odd).id == "qwen3-0.6b"
     assert add_base(odd, base_id="qwen3-8b").id == "qwen3-8b"
     with pytest.raises(UserError) as caught:

@@ -22,8 +22,8 @@ from stillhouse.jobs.actions import (
     queue_job,
     reap_lost_leases,
     report_job,
-    request_cancel,
 )
+from stillhouse.jobs.control import request_cancel
 from stillhouse.jobs.errors import Refused
 from stillhouse.jobs.models import Job, Kind, Metric, Outbox
 from stillhouse.jobs.queries import curve, get_job
@@ -224,7 +224,7 @@ def test_a_worker_lost_three_times_fails_the_job(world: World) -> None:
         reap_lost_leases()
     job.refresh_from_db()
     assert job.state == "failed" and failure_of(job).code == "worker_lost" and job.finished_at
-    assert "attempt 3 of 3" in failure_of(job).message
+    assert "failure 3 of 3" in failure_of(job).message
     assert refusal(lambda: claim_job(job_id=job.pk, worker="w")) == "not_claimable"
 
 
@@ -347,7 +347,7 @@ def test_an_outsider_neither_sees_nor_cancels(world: World) -> None:
 
 def test_the_database_knows_the_states(world: World) -> None:
     job = queued(world)
-    for change in ({"state": "paused"}, {"state": "running", "lease_until": None}):
+    for change in ({"state": "asleep"}, {"state": "running", "lease_until": None}):
         with pytest.raises(IntegrityError), transaction.atomic():
             Job.objects.filter(pk=job.pk).update(**change)
 

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.db.models.functions import Now
 from django.test import Client
 from pytest_django.fixtures import Settings
 
@@ -14,6 +16,7 @@ from stillhouse.adapters.models import AdapterVersion
 from stillhouse.core import blobs
 from stillhouse.datasets.models import DatasetReport, DatasetVersion
 from stillhouse.evaluations.models import Evaluation, EvaluationResult
+from stillhouse.jobs.actions import reap_lost_leases
 from stillhouse.jobs.models import Job
 from stillhouse.serving.actions import add_pool
 from stillhouse.serving.models import Placement
@@ -249,7 +252,8 @@ def test_a_lost_attempt_cannot_finish_over_the_next_one(world: World) -> None:
     old.claim()
     files = adapter_files(run)
     sent = old.send_files(files)
-    Job.objects.filter(pk=run.job_id).update(state="queued", lease_until=None, token_digest="")
+    Job.objects.filter(pk=run.job_id).update(lease_until=Now() - timedelta(seconds=1))
+    reap_lost_leases()
     new = world.worker(run.job, name="new")
     assert new.claim()["attempt"] == 2
     result = {"manifest_sha256": sha256(files["manifest.json"])}

@@ -9,7 +9,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-from workers.contract import ClaimAnswer, InputFile, Message, PoolWanted, Refusal, ReportAnswer, WantedFile
+from workers.contract import (
+    ClaimAnswer,
+    HelloAnswer,
+    InputFile,
+    Message,
+    PoolWanted,
+    Refusal,
+    ReportAnswer,
+    WantedFile,
+)
 
 Reply = tuple[int, Message | None]
 
@@ -31,6 +40,9 @@ class PlatformStandIn:
     reports: list[dict[str, Any]] = field(default_factory=list)
     syncs: list[dict[str, Any]] = field(default_factory=list)
     finishes: list[dict[str, Any]] = field(default_factory=list)
+    checkpoints: list[dict[str, Any]] = field(default_factory=list)
+    hellos: list[dict[str, Any]] = field(default_factory=list)
+    draining: bool = False
     grants: int = 0
     downloads: int = 0
     tokens: set[str] = field(default_factory=set)
@@ -87,12 +99,19 @@ def _handler(platform: PlatformStandIn) -> type[BaseHTTPRequestHandler]:
                 platform.reports.append(body)
                 self._reply(*platform.report(body))
             elif call == "uploads":
-                platform.grants += 1
+                platform.grants += body["checkpoint"] is None
+                prefix = "" if body["checkpoint"] is None else f"{body['checkpoint']}/"
                 grants = [
-                    {"name": file["name"], "url": f"{platform.url}/store/{file['name']}"}
+                    {"name": file["name"], "url": f"{platform.url}/store/{prefix}{file['name']}"}
                     for file in body["files"]
                 ]
                 self._send(200, json.dumps({"uploads": grants}).encode())
+            elif call == "hello":
+                platform.hellos.append(body)
+                self._reply(200, HelloAnswer(draining=platform.draining))
+            elif call == "checkpoints":
+                platform.checkpoints.append(body)
+                self._reply(200, None)
             elif call == "finish":
                 platform.finishes.append(body)
                 self._reply(platform.finish(body), None)

@@ -8,20 +8,25 @@ import logging
 import os
 import sys
 import threading
+from dataclasses import replace
+from typing import Any
 
 from celery import Celery
-from celery.signals import celeryd_init, worker_shutting_down
+from celery.signals import celeryd_init, worker_ready, worker_shutting_down
 
 from workers.runtime.folder import JOB_ID, remove_old_folders
 from workers.runtime.job import run_job
+from workers.runtime.presence import Presence, own_token
 from workers.runtime.settings import read_settings
+from workers.wire.api import Refused, Unreachable
 from workers.wire.environment import SettingsError
 
 log = logging.getLogger(__name__)
 
 try:
     settings = read_settings(os.environ)
-except SettingsError as error:
+    settings = replace(settings, token=own_token(settings))
+except (SettingsError, Refused, Unreachable) as error:
     sys.exit(f"The worker cannot start: {error}")
 
 stopping = threading.Event()
@@ -63,6 +68,24 @@ def clean_up(**_: object) -> None:
     """Remove the folders of jobs that nobody will come back for."""
     for job in remove_old_folders(settings.work_dir):
         log.info("removed the old folder of job %s", job)
+
+
+@worker_ready.connect
+def say_hello(sender: Any = None, **_: object) -> None:
+    """From now on the platform knows that this worker lives, and this worker whether it is to drain.
+
+    A drained worker leaves the doorbells of its queues to the others. The consumer is not for other threads,
+    so its own loop is asked.
+    """
+    queues = list(app.amqp.queues.consume_from)
+
+    def drain(draining: bool) -> None:
+        log.info("draining" if draining else "working again")
+        change = sender.cancel_task_queue if draining else sender.add_task_queue
+        for queue in queues:
+            sender.hub.call_soon(change, queue)
+
+    Presence(settings, settings.token, ",".join(queues), drain).start()
 
 
 @worker_shutting_down.connect

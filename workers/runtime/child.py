@@ -5,6 +5,7 @@ here, by kind, and nowhere else in the runtime.
 """
 
 import argparse
+import contextlib
 import ctypes
 import json
 import os
@@ -17,7 +18,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from workers.contract import EvaluateSpec, JobFailure, Message, TrainProgress, TrainSpec, ValidateSpec
+from workers.contract import (
+    CountSpec,
+    EvaluateSpec,
+    JobFailure,
+    Message,
+    TrainProgress,
+    TrainSpec,
+    ValidateSpec,
+)
 from workers.runtime.childjob import ChildJob, ChildResult
 from workers.runtime.events import ChildEvent, event_of_training
 from workers.runtime.outcome import JobCancelled, JobFailed, failure_of
@@ -34,6 +43,7 @@ Emit = Callable[[ChildEvent], None]
 def main() -> int:
     arguments = _read_arguments()
     die_with_parent(arguments.parent)
+    die_first_when_memory_runs_out()
     folder: Path = arguments.folder
     control = Control()
     try:
@@ -56,6 +66,12 @@ def die_with_parent(parent: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:  # it died before the line above
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_first_when_memory_runs_out() -> None:
+    """Have the kernel choose this process before the worker, or a database on the same machine."""
+    with contextlib.suppress(OSError):  # a container may forbid it
+        Path("/proc/self/oom_score_adj").write_text("900", encoding="ascii")
 
 
 class Control:
@@ -96,6 +112,8 @@ def work(job: ChildJob, emit: Emit, control: Control) -> Message:
         return _validate(job, emit, control)
     if job.kind == "train":
         return _train(job, emit, control)
+    if job.kind == "count":
+        return _count(job, emit, control)
     return _evaluate(job, emit, control)
 
 
@@ -107,7 +125,10 @@ def _validate(job: ChildJob, emit: Emit, control: Control) -> Message:
         emit(ChildEvent(phase="checking", message=f"{rows:,} rows read.", step=rows))
 
     emit(ChildEvent(phase="checking", message="Reading the file."))
-    return validate_in_child(Path(job.inputs["data"]), ValidateSpec.model_validate(job.spec), on_progress)
+    spec = ValidateSpec.model_validate(job.spec)
+    return validate_in_child(
+        Path(job.inputs["data"]), spec, on_progress, rows_file=Path(job.out) / "rows.parquet"
+    )
 
 
 def _train(job: ChildJob, emit: Emit, control: Control) -> Message:
@@ -133,6 +154,25 @@ def _train(job: ChildJob, emit: Emit, control: Control) -> Message:
         raise JobCancelled from None
     except TrainingError as error:
         raise JobFailed(error.code, error.message, error.fault) from None
+
+
+def _count(job: ChildJob, emit: Emit, control: Control) -> Message:
+    from workers.runtime.limits import limit_this_process  # noqa: PLC0415
+    from workers.training.counting import count  # noqa: PLC0415
+    from workers.training.errors import TrainingError  # noqa: PLC0415
+
+    def on_progress(rows: int) -> None:
+        control.check()
+        emit(ChildEvent(phase="counting", message=f"{rows:,} rows counted.", step=rows))
+
+    spec = CountSpec.model_validate(job.spec)
+    limit_this_process(memory_bytes=spec.memory_bytes, seconds=spec.seconds)
+    try:
+        return count(spec, base=Path(job.base), data=Path(job.inputs["data"]), on_progress=on_progress)
+    except TrainingError as error:
+        raise JobFailed(error.code, error.message, error.fault) from None
+    except MemoryError:
+        raise JobFailed("memory_limit", "The rows need more memory than a count may take.", "user") from None
 
 
 def _evaluate(job: ChildJob, emit: Emit, control: Control) -> Message:

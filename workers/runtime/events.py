@@ -78,6 +78,15 @@ class Tracker:
             latest.model_copy(update={"phase": phase, "message": message, "values": {}, "eta_seconds": None})
         )
 
+    @property
+    def training(self) -> bool:
+        """Whether the child has steps to lose."""
+        return self._latest.phase == "training"
+
+    @property
+    def step(self) -> int:
+        return self._latest.step
+
     def report(self) -> tuple[ReportRequest, int]:
         """The next report, and how many points it carries."""
         with self._lock:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from workers.contract import (
     AdapterManifest,
     ClaimAnswer,
+    CountSpec,
     EvaluateSpec,
     FinishRequest,
     JobFailure,
@@ -19,6 +20,7 @@ from workers.contract import (
     TrainSpec,
     ValidateSpec,
 )
+from workers.runtime.checkpoints import CheckpointKeeper, restore
 from workers.runtime.child import CANCELLED
 from workers.runtime.childjob import ChildJob, ChildResult
 from workers.runtime.client import WorkerClient
@@ -33,13 +35,20 @@ from workers.wire.transfer import TransferError, download, make_client, sha256_o
 
 log = logging.getLogger(__name__)
 
-SPECS: dict[str, type[Message]] = {"validate": ValidateSpec, "train": TrainSpec, "evaluate": EvaluateSpec}
+SPECS: dict[str, type[Message]] = {
+    "validate": ValidateSpec,
+    "train": TrainSpec,
+    "evaluate": EvaluateSpec,
+    "count": CountSpec,
+}
 FOLDER_PATIENCE = 60.0
 """Seconds to wait for an older attempt of the same job on this host to be gone."""
 CANCEL_GRACE = 10.0
 """Seconds a cancelled trainer has to keep its last checkpoint."""
 STOP_GRACE = 10.0
 """Seconds a trainer has to write a checkpoint when the worker is being stopped."""
+STORE_GRACE = 5.0
+"""Seconds that the last checkpoint has to reach the store before the job is handed back."""
 FINISH_PATIENCE = 600.0
 """Seconds to keep trying to deliver an outcome. A stale token ends it sooner, so a long wait does no harm."""
 LAST_WORD = 5.0
@@ -77,6 +86,10 @@ class Attempt:
         self.client, self.claim, self.settings, self.stopping = client, claim, settings, stopping
         self.tracker = Tracker(claim.token)
         self.folder = JobFolder(settings.work_dir, claim.job)
+        self.digests: dict[str, str] = {}
+        """Of the inputs, by name, as they arrived."""
+        self.checkpoint_only_here = False
+        """The newest checkpoint could not be stored: the folder is kept for another attempt here."""
 
     def run(self) -> None:
         with Reporter(self.client, self.claim, self.tracker) as reporter:
@@ -132,15 +145,17 @@ class Attempt:
         """Inputs on disk and job.json written."""
         folder, claim = self.folder.path, self.claim
         out = folder / "out"
-        out.mkdir(exist_ok=True)
+        if claim.checkpoint is not None:
+            self.tracker.phase("downloading", f"Fetching the checkpoint at step {claim.checkpoint.step}.")
+        resume = restore(claim, folder, reporter.check)
         job = ChildJob(
             kind=claim.kind,
             spec=claim.spec,
             inputs={file.name: str(folder / f"input-{file.name}") for file in claim.inputs},
-            base=str(self._base_folder(spec.base)) if isinstance(spec, TrainSpec) else "",
+            base=str(self._base_folder(spec.base)) if isinstance(spec, TrainSpec | CountSpec) else "",
             out=str(out),
             subject=claim.subject,
-            resume=(out / "checkpoints").is_dir(),
+            resume=resume,
         )
         self._download(job, reporter)
         for leftover in ("result.json", "failure.json"):
@@ -162,40 +177,62 @@ class Attempt:
             for file in self.claim.inputs:
                 self.tracker.phase("downloading", f"Fetching {file.name} ({file.size:,} bytes).")
                 target = Path(job.inputs[file.name])
-                download(client, file.url, target, size=file.size, sha256=file.sha256, check=reporter.check)
+                self.digests[file.name] = download(
+                    client, file.url, target, size=file.size, sha256=file.sha256, check=reporter.check
+                )
 
     def _run_child(self, reporter: Reporter) -> None:
         """Run the child to its end and pass on what it says and what the platform answers."""
-        with Child(self.folder.path, self.folder.lock) as child:
+        with (
+            Child(self.folder.path, self.folder.lock) as child,
+            CheckpointKeeper(self.client, self.claim, self.folder.path) as checkpoints,
+        ):
             log.info("job %s: child process %d", self.claim.job, child.pid)
             try:
-                while not child.has_ended():
-                    self._listen(child)
-                    reporter.check()
-                    if reporter.take_checkpoint_wish():
-                        child.tell("checkpoint")
-                    if self.stopping.is_set():
-                        self._hand_back(child)
+                self._watch(child, checkpoints, reporter)
             except JobCancelled:
                 self.tracker.phase("cancelling", "Stopping the work and keeping the last checkpoint.")
                 child.tell("cancel")
                 child.wait(CANCEL_GRACE)
+                self.checkpoint_only_here = not checkpoints.flush(STORE_GRACE)
                 raise
             self._listen(child)
             status = child.kill()
         self._judge(status)
 
-    def _listen(self, child: Child) -> None:
-        for event in child.events(LISTEN):
-            self.tracker.add(event)
+    def _watch(self, child: Child, checkpoints: CheckpointKeeper, reporter: Reporter) -> None:
+        """Until the child has ended. Raises for every reason to end it earlier."""
+        heard = time.monotonic()
+        while not child.has_ended():
+            if self._listen(child):
+                heard = time.monotonic()
+            reporter.check()
+            if checkpoints.wanted(self.tracker.training, reporter.take_checkpoint_wish()):
+                child.tell("checkpoint")
+            if self.stopping.is_set():
+                self._hand_back(child, checkpoints)
+            if time.monotonic() - heard > self.claim.hang_seconds:
+                raise JobFailed(
+                    "no_progress",
+                    f"The {self.claim.kind} process said nothing for {self.claim.hang_seconds:.0f} s after "
+                    f"step {self.tracker.step}, so it was stopped.",
+                )
 
-    def _hand_back(self, child: Child) -> None:
+    def _listen(self, child: Child) -> bool:
+        """Pass on what the child says; whether it said anything."""
+        events = child.events(LISTEN)
+        for event in events:
+            self.tracker.add(event)
+        return bool(events)
+
+    def _hand_back(self, child: Child, checkpoints: CheckpointKeeper) -> None:
         self.tracker.phase(
             "stopping", "The worker is being stopped; the job goes on from its last checkpoint."
         )
         child.tell("checkpoint")
         child.tell("cancel")
         child.wait(STOP_GRACE)
+        checkpoints.flush(STORE_GRACE)
         raise JobFailed("worker_stopped", "The worker was stopped; the job goes on from its last checkpoint.")
 
     def _judge(self, status: int) -> None:
@@ -231,8 +268,12 @@ class Attempt:
             names = [file.name for file in manifest.files] + ["manifest.json"]
             files = [_output(out / "adapter" / name) for name in names]
             return {"manifest_sha256": files[-1].sha256}, files
-        files = [_output(out / "rows.jsonl")] if job.kind == "evaluate" else []
-        return ChildResult.model_validate_json((self.folder.path / "result.json").read_bytes()).result, files
+        result = ChildResult.model_validate_json((self.folder.path / "result.json").read_bytes()).result
+        if job.kind == "validate":
+            rows = out / "rows.parquet"  # there only when rows can be trained on
+            files = [_output(rows)] if rows.is_file() else []
+            return {**result, "sha256": self.digests["data"]}, files
+        return result, [_output(out / "rows.jsonl")] if job.kind == "evaluate" else []
 
     def _upload(self, files: list[OutputFile], out: Path, reporter: Reporter) -> None:
         """One after the other, in order: a manifest in the store says that its files are there."""
@@ -271,7 +312,8 @@ class Attempt:
         except Unreachable as error:
             log.error("job %s: the finish could not be delivered: %s", self.claim.job, error)
             return
-        if request.failure is None or request.failure.fault == "user":
+        ours = request.failure is not None and request.failure.fault == "platform"
+        if not ours and not self.checkpoint_only_here:
             self.folder.remove()
 
 

@@ -17,7 +17,9 @@ import workers
 from workers.runtime.events import ChildEvent
 
 SOURCE_ROOT = Path(workers.__file__).resolve().parents[1]
-SECRETS = ("WORKER_TOKEN", "WORKER_TOKEN_FILE", "BROKER_URL", "BROKER_URL_FILE")
+SECRETS = tuple(
+    name + kind for name in ("WORKER_TOKEN", "WORKER_ENROL_TOKEN", "BROKER_URL") for kind in ("", "_FILE")
+)
 """Taken out of the child's environment: it reads other people's data and needs none of them."""
 LONGEST_LINE = 1024 * 1024
 READ = 64 * 1024

@@ -56,26 +56,29 @@ def download(
     target: Path,
     *,
     size: int,
-    sha256: Sha256,
+    sha256: Sha256 | None,
     check: Callable[[], None] = never,
-) -> None:
-    """Fetch `url` to `target`, which appears only when its size and sha256 are right.
+) -> Sha256:
+    """Fetch `url` to `target`, which appears only when its size and sha256 are right; returns its sha256.
+
+    Without an expected `sha256` the digest is only taken.
 
     `check` is called between pieces and may raise to stop. A file already there and right is kept.
     Raises TransferError.
     """
-    if target.is_file() and target.stat().st_size == size and sha256_of(target) == sha256:
-        return
+    if sha256 and target.is_file() and target.stat().st_size == size and sha256_of(target) == sha256:
+        return sha256
     partial = target.with_name(target.name + ".partial")
     try:
         digest = _fetch(client, url, partial, size, check)
-        if digest != sha256:
+        if sha256 is not None and digest != sha256:
             raise TransferError(
                 "checksum_mismatch",
                 f"{target.name} arrived with sha256 {digest[:12]}…, expected {sha256[:12]}…: "
                 "the stored object was changed or damaged.",
             )
         os.replace(partial, target)
+        return digest
     finally:
         with contextlib.suppress(FileNotFoundError):
             partial.unlink()

@@ -60,8 +60,9 @@ def add_base(source: str | Path, *, base_id: str | None = None, replace: bool = 
             "Adapters trained on it would not fit these. Add them with --replace if that is meant.",
         )
     base.path, base.digest, base.template_sha256 = str(path), folder.digest, folder.template_sha256
+    base.shape_body = folder.shape.model_dump(mode="json")
     base.added_at = timezone.now()
-    base.save(update_fields=["path", "digest", "template_sha256", "added_at"])
+    base.save(update_fields=["path", "digest", "template_sha256", "shape_body", "added_at"])
     return base
 
 

@@ -18,6 +18,7 @@ R1_0528 = ThinkContract(family="r1_0528_qwen3")
 QWEN3 = ThinkContract(family="qwen3", switch="template_flag")
 QWQ = ThinkContract(family="qwq", prompt_opens=True)
 NEMOTRON = ThinkContract(family="nemotron", switch="system_prompt")
+NEMOTRON_1_5 = ThinkContract(family="nemotron", switch="system_prompt", switch_on="", switch_off="/no_think")
 
 APACHE, MIT = "Apache-2.0", "MIT"
 NVIDIA = "NVIDIA Open Model License"
@@ -150,7 +151,7 @@ BASES: tuple[Base, ...] = (
         f"{NVIDIA}, and the Llama 3.3 Community License",
         49_867_145_216,
         131_072,
-        NEMOTRON,
+        NEMOTRON_1_5,
         "Reasons unless the system prompt says /no_think. As published it asks for remote code: "
         "Stillhouse refuses that; add a copy converted to plain files.",
     ),

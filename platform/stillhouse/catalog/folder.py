@@ -3,9 +3,12 @@
 import json
 import struct
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from stillhouse.core.errors import UserError
+from workers.contract.estimate import BaseShape
+from workers.contract.shape import shape_of_config
 from workers.contract.weights import BaseFolderError, digest_base, template_sha256
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5", ".msgpack"})
@@ -22,6 +25,7 @@ class BaseFolder:
     path: Path
     digest: str
     template_sha256: str
+    shape: BaseShape
 
 
 def read_folder(path: Path) -> BaseFolder:
@@ -35,11 +39,32 @@ def read_folder(path: Path) -> BaseFolder:
         )
     _refuse_code(path)
     _check_whole(path)
+    shape = read_shape(path)
     try:
-        return BaseFolder(path, digest_base(path), template_sha256(path))
+        return BaseFolder(path, digest_base(path), template_sha256(path), shape)
     except BaseFolderError as error:
         raise UserError(
             error.code, str(error), "path", "Copy the base's files again, all of them."
+        ) from error
+
+
+def read_shape(path: Path) -> BaseShape:
+    """The shape of the base in a folder, from config.json and the headers of its weights."""
+    sizes: dict[str, int] = {}
+    for file in path.glob("*.safetensors"):
+        sizes.update(_check_safetensors(file))
+    try:
+        return shape_of_config(
+            read_config(path / "config.json"),
+            parameters=sum(sizes.values()),
+            tied=not any(name.endswith("lm_head.weight") for name in sizes),
+        )
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            "bad_config",
+            "config.json does not give the base's sizes.",
+            "config.json",
+            "Copy the file again, or use a base of the Llama, Qwen2 or Qwen3 family.",
         ) from error
 
 
@@ -117,9 +142,10 @@ def _check_whole(path: Path) -> None:
         _check_safetensors(file)
 
 
-def _check_safetensors(file: Path) -> None:
+def _check_safetensors(file: Path) -> dict[str, int]:
     """Compare the file's length with what its header promises: catches cut copies and Git LFS pointers.
 
+    Returns the elements of every tensor by its name.
     Layout: 8 bytes little-endian length of the header, the header as JSON, then the tensors.
     """
     size = file.stat().st_size
@@ -128,10 +154,9 @@ def _check_safetensors(file: Path) -> None:
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else MAX_HEADER + 1
         raw = stream.read(length) if length <= MAX_HEADER else b""
     try:
-        header = json.loads(raw)
-        end = max(
-            (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0
-        )
+        tensors = {name: entry for name, entry in json.loads(raw).items() if name != "__metadata__"}
+        end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+        sizes = {name: prod(entry["shape"]) for name, entry in tensors.items()}
         whole = len(prefix) + length + int(end) == size
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         whole = False
@@ -142,3 +167,4 @@ def _check_safetensors(file: Path) -> None:
             file.name,
             "Copy the file again.",
         )
+    return sizes

@@ -5,6 +5,7 @@ from typing import ClassVar
 from django.db import models
 
 from workers.contract import ThinkContract
+from workers.contract.estimate import BaseShape
 
 
 class BaseModel(models.Model):
@@ -29,6 +30,8 @@ class BaseModel(models.Model):
     """Folder of the weights on this site; empty until they are added."""
     digest = models.CharField(max_length=64, blank=True)
     template_sha256 = models.CharField(max_length=64, blank=True)
+    shape_body = models.JSONField(null=True, blank=True)
+    """BaseShape, read when the weights were added; None until then."""
     added_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -40,6 +43,10 @@ class BaseModel(models.Model):
     @property
     def available(self) -> bool:
         return bool(self.digest)
+
+    @property
+    def shape(self) -> BaseShape | None:
+        return BaseShape.model_validate(self.shape_body) if self.shape_body else None
 
     @property
     def think_contract(self) -> ThinkContract:

@@ -86,6 +86,11 @@ def get_url(sha256: str) -> str:
     return _signer().presigned_get_object(settings.S3_BUCKET, blob_key(sha256), expires=URL_LIFE)
 
 
+def object_url(key: str) -> str:
+    """A short-lived URL that reads one object by its key."""
+    return _signer().presigned_get_object(settings.S3_BUCKET, key, expires=URL_LIFE)
+
+
 def put_url(staging_key: str) -> str:
     """A short-lived URL that writes one staging object."""
     return _signer().presigned_put_object(settings.S3_BUCKET, staging_key, expires=URL_LIFE)
@@ -157,6 +162,12 @@ def adopt(staging_key: str, *, expected_sha256: str | None = None) -> Blob:
     if not exists(blob.sha256):
         _copy(staging_key, blob)
     return blob
+
+
+def place(staging_key: str, blob: Blob) -> None:
+    """Copy a staging object, hashed elsewhere, to its content address; it stays for the keeper to sweep."""
+    if not exists(blob.sha256):
+        _copy(staging_key, blob)
 
 
 def _digest(key: str) -> Blob:
@@ -247,6 +258,13 @@ def staged_size(staging_key: str) -> int | None:
         if error.code in _MISSING:
             return None
         raise
+
+
+def objects(prefix: str) -> Iterator[tuple[str, datetime]]:
+    """Key and time of the last change of every object under a prefix."""
+    for item in store().list_objects(settings.S3_BUCKET, prefix=prefix, recursive=True):
+        if item.object_name and item.last_modified:
+            yield item.object_name, item.last_modified
 
 
 def sweep_staging(older_than: timedelta) -> int:

@@ -1,6 +1,7 @@
-"""Every change of a job: queue, claim, report, finish, cancel, reap.
+"""Every change of a job by workers and by the platform: queue, claim, report, finish, reap.
 
-Times are the database's alone: a worker or keeper whose clock is wrong neither gains nor loses a lease.
+What people ask for (pause, resume, cancel, retry) is in `jobs.control`. Times are the database's alone: a
+worker or keeper whose clock is wrong neither gains nor loses a lease.
 """
 
 import math
@@ -11,33 +12,41 @@ from typing import Any, Literal
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
-from django.db.models.functions import Now
+from django.db.models import F, Value
+from django.db.models.functions import Greatest, Now
 
-from stillhouse.accounts.models import Membership, User, Workspace
+from stillhouse.accounts.models import User, Workspace
 from stillhouse.audit.actions import record
-from stillhouse.core.errors import NotFound
 from stillhouse.core.notify import JOBS, OUTBOX, notify
 from stillhouse.core.text import storable
 from stillhouse.core.transitions import transition
+from stillhouse.jobs.attempts import close_attempt, likely_eta, open_attempt
+from stillhouse.jobs.checkpoints import drop_checkpoints, newest_checkpoint
 from stillhouse.jobs.errors import Refused
 from stillhouse.jobs.models import (
     CANCELLED,
     FAILED,
+    PAUSED,
     QUEUED,
     RUNNING,
     SUCCEEDED,
     TRANSITIONS,
+    Checkpoint,
     Job,
     Kind,
     Metric,
     Outbox,
 )
+from stillhouse.jobs.shares import check_quota_at_claim
 from stillhouse.jobs.tokens import digest_of, new_token
 from workers.contract import JobFailure, MetricPoint, ReportRequest
 
 SLOW_STORE = 10 * 1024**2
 """Bytes a second that the object store gives at the least."""
+PAUSE_PATIENCE = timedelta(seconds=120)
+"""How long a pause waits for the checkpoint it asked for; then the job goes back with the one before."""
+BEFORE_THE_FIRST_STEP = ("", "starting", "downloading", "loading", "tokenising")
+"""Phases in which a worker cannot know how long the rest takes."""
 Action = Literal["continue", "checkpoint", "cancel"]
 
 
@@ -76,11 +85,19 @@ def ring_later(job: Job) -> None:
 
 @transaction.atomic
 def claim_job(*, job_id: str, worker: str) -> Claimed:
-    """Take a queued job for a worker: of many callers exactly one gets it, the others are Refused."""
-    job = Job.objects.filter(pk=job_id).first()
+    """Take a queued job for a worker: of many callers exactly one gets it, the others are Refused.
+
+    Also Refused: a job that pauses after a failure, and one whose workspace has used up its minutes.
+    """
+    job = Job.objects.select_related("workspace").filter(pk=job_id).first()
     if job is None:
         raise Refused("unknown_job", f"There is no job {job_id}.")
+    if Job.objects.filter(pk=job_id, due_at__gt=Now()).exists():
+        raise Refused("not_claimable", f"Job {job_id} waits a while after a failure.")
+    check_quota_at_claim(job)
     token = new_token()
+    checkpoint = newest_checkpoint(job)
+    step = checkpoint.step if checkpoint else 0
     won = transition(
         job,
         TRANSITIONS,
@@ -91,12 +108,16 @@ def claim_job(*, job_id: str, worker: str) -> Claimed:
         lease_until=_lease_end(),
         started_at=Now(),
         reported_at=Now(),
+        due_at=None,
+        resumed_step=step,
+        step=step,
         phase="",
         message="",
-        eta_seconds=None,
+        eta_seconds=likely_eta(job, step),
     )
     if not won:
         raise Refused("not_claimable", f"Job {job_id} is {job.state}, not waiting for a worker.")
+    open_attempt(job)
     notify(JOBS, job.pk)
     return Claimed(job, token)
 
@@ -110,19 +131,38 @@ def report_job(*, job_id: str, token: str, report: ReportRequest) -> Action:
         reported_at=Now(),
         phase=storable(report.phase),
         message=storable(report.message),
-        step=min(report.step, _INTEGER_MAX),
-        total_steps=min(report.total_steps, _INTEGER_MAX),
-        eta_seconds=report.eta_seconds
-        if report.eta_seconds is not None and math.isfinite(report.eta_seconds)
-        else None,
+        step=Greatest(Value(min(report.step, _INTEGER_MAX)), F("resumed_step")),
+        total_steps=Greatest(Value(min(report.total_steps, _INTEGER_MAX)), F("total_steps")),
+        eta_seconds=_eta(report),
         log_tail=storable(report.log_tail),
     )
     if not updated:
         raise _stale(job_id)
-    job = held.only("attempt", "cancel_requested_at").get()
+    job = held.defer("spec", "log_tail").get()
     _store_metrics(job, report.metrics)
     notify(JOBS, job_id)
-    return "cancel" if job.cancel_requested_at else "continue"
+    return _action(job)
+
+
+def _eta(report: ReportRequest) -> Any:
+    """Seconds left as the worker says; while it cannot know yet, what was estimated at the claim stands."""
+    if report.eta_seconds is not None and math.isfinite(report.eta_seconds):
+        return report.eta_seconds
+    return F("eta_seconds") if report.phase in BEFORE_THE_FIRST_STEP else None
+
+
+def _action(job: Job) -> Action:
+    """A pause is a checkpoint and then a stop; where there is nothing to keep it is a stop at once."""
+    if job.cancel_requested_at is not None:
+        return "cancel"
+    if job.pause_requested_at is None:
+        return "continue"
+    kept = Checkpoint.objects.filter(
+        job=job, attempt=job.attempt, created_at__gte=job.pause_requested_at
+    ).exists()
+    late = Job.objects.filter(pk=job.pk, pause_requested_at__lt=Now() - PAUSE_PATIENCE).exists()
+    nothing_to_keep = job.kind != Kind.TRAIN or job.step <= job.resumed_step
+    return "cancel" if kept or late or nothing_to_keep else "checkpoint"
 
 
 def check_token(*, job_id: str, token: str) -> Job:
@@ -160,9 +200,9 @@ def finish_job(
 ) -> bool:
     """End an attempt: success (`apply` writes what it means, in this transaction), failure, or cancelled.
 
-    The user's faults are final; the platform's go back to the queue until the attempts are used up. Returns
-    False when this attempt had finished before (then nothing is changed); Refused when the token is another
-    attempt's.
+    The user's faults are final; the platform's go back to the queue until the attempts are used up. A stop
+    that nobody asked for (a drain, a shutdown) hands the job back, and counts for nothing. Returns False when
+    this attempt had finished before (then nothing is changed); Refused when the token is another attempt's.
     """
     job = Job.objects.select_for_update().filter(pk=job_id).first()
     if job is None:
@@ -172,42 +212,23 @@ def finish_job(
     if job.state != RUNNING:
         return False
     if failure is not None:
-        _fail(job, failure, retry=failure.fault == "platform", keep_token=True)
-    elif cancelled and job.cancel_requested_at is None:
-        # Nobody asked: the worker itself was told to stop (a drain, a shutdown); somebody else takes over.
-        _fail(job, _STOPPED, retry=True, keep_token=True)
-    else:
-        if not cancelled and apply is not None:
+        _fail(job, failure, outcome="failed")
+    elif not cancelled:
+        if apply is not None:
             apply(job)
-        _end(job, CANCELLED if cancelled else SUCCEEDED, failure=None)
-    return True
-
-
-@transaction.atomic
-def request_cancel(*, by: Membership, job: Job) -> None:
-    """Cancel a queued job at once; ask the worker of a running one to stop. An ended job is left as it is.
-
-    Rights are the caller's to check (`run.cancel`); the workspace is checked here.
-    """
-    locked = Job.objects.select_for_update().filter(pk=job.pk, workspace=by.workspace).first()
-    if locked is None:
-        raise NotFound("job")
-    if locked.state == QUEUED:
-        _end(locked, CANCELLED, failure=None, cancel_requested_at=Now())
-    elif locked.state == RUNNING and locked.cancel_requested_at is None:
-        Job.objects.filter(pk=locked.pk).update(cancel_requested_at=Now())
-        notify(JOBS, locked.pk)
+        close_attempt(job, SUCCEEDED)
+        end_job(job, SUCCEEDED, failure=None)
+        drop_checkpoints(job)
+    elif job.cancel_requested_at is not None:
+        close_attempt(job, CANCELLED)
+        end_job(job, CANCELLED, failure=None)
+    elif job.pause_requested_at is not None:
+        close_attempt(job, PAUSED)
+        pause_job(job)
     else:
-        job.refresh_from_db()
-        return
-    record(
-        workspace=by.workspace,
-        by=by.user,
-        action="job.cancel_requested",
-        object_id=locked.pk,
-        details={"kind": locked.kind, "subject": locked.subject},
-    )
-    job.refresh_from_db()
+        _fail(job, _STOPPED, outcome="failed")
+    notify(OUTBOX)  # a slot is free
+    return True
 
 
 def reap_lost_leases() -> int:
@@ -225,29 +246,55 @@ def _reap(job_id: str) -> bool:
     )
     if job is None:
         return False
-    _fail(job, _lost(job), retry=True, keep_token=False)
+    _fail(job, _lost(job), outcome="lost")
     return True
 
 
-def _fail(job: Job, failure: JobFailure, *, retry: bool, keep_token: bool) -> None:
+def _fail(job: Job, failure: JobFailure, *, outcome: Literal["failed", "lost"]) -> None:
     """End an attempt that failed: back to the queue when it may be tried again, else for good.
 
-    `keep_token`: the attempt ended by its own word, and may say so again. A lost one is refused from here on.
+    An attempt that ended by its own word may say so again; a lost one is refused from here on.
     """
+    handed_back = failure.code == _STOPPED.code
     body: dict[str, Any] = {**failure.model_dump(), "message": storable(failure.message)}
-    digest = job.token_digest if keep_token else ""
-    if retry and job.cancel_requested_at is not None:
-        _end(job, CANCELLED, failure=body, token_digest=digest)
-    elif not retry or job.attempt >= job.max_attempts:
-        _end(job, FAILED, failure=body, token_digest=digest)
+    failures = job.failures + (0 if handed_back else 1)
+    changes = {"failures": failures, "token_digest": "" if outcome == "lost" else job.token_digest}
+    close_attempt(job, "handed_back" if handed_back else outcome, failure)
+    if failure.fault == "user":
+        end_job(job, FAILED, failure=body, **changes)
+    elif job.cancel_requested_at is not None:
+        end_job(job, CANCELLED, failure=body, **changes)
+    elif failures >= job.max_attempts:
+        end_job(job, FAILED, failure=body, **changes)
+    elif job.pause_requested_at is not None:
+        pause_job(job, failure=body, **changes)
     else:
-        _move(job, QUEUED, failure=body, token_digest=digest, lease_until=None, eta_seconds=None)
+        pause = timedelta(0) if handed_back else _pause_after(failures)
+        move_job(
+            job, QUEUED, failure=body, lease_until=None, eta_seconds=None, due_at=Now() + pause, **changes
+        )
         ring_later(job)
         notify(JOBS, job.pk)
 
 
-def _end(job: Job, state: str, *, failure: dict[str, Any] | None, **changes: Any) -> None:
-    _move(job, state, failure=failure, finished_at=Now(), lease_until=None, eta_seconds=None, **changes)
+def _pause_after(failures: int) -> timedelta:
+    """Growing pauses between attempts: RETRY_SECONDS, then six times as long each time."""
+    return timedelta(seconds=settings.RETRY_SECONDS * 6 ** min(failures - 1, 4))
+
+
+def pause_job(job: Job, **changes: Any) -> None:
+    """Put a locked job aside until somebody resumes it."""
+    move_job(job, PAUSED, lease_until=None, eta_seconds=None, pause_requested_at=None, **changes)
+    _record_end(job, PAUSED, None)
+
+
+def end_job(job: Job, state: str, *, failure: dict[str, Any] | None, **changes: Any) -> None:
+    """End a locked job, in the trail too."""
+    move_job(job, state, failure=failure, finished_at=Now(), lease_until=None, eta_seconds=None, **changes)
+    _record_end(job, state, failure)
+
+
+def _record_end(job: Job, state: str, failure: dict[str, Any] | None) -> None:
     record(
         workspace=job.workspace,
         by=None,
@@ -264,7 +311,7 @@ def _end(job: Job, state: str, *, failure: dict[str, Any] | None, **changes: Any
     notify(JOBS, job.pk)
 
 
-def _move(job: Job, state: str, **changes: Any) -> None:
+def move_job(job: Job, state: str, **changes: Any) -> None:
     """`transition` of a row that is locked, so that it cannot fail for another's doing."""
     if not transition(job, TRANSITIONS, state, **changes):
         raise RuntimeError(f"job {job.pk} cannot go from {job.state} to {state}")
@@ -298,7 +345,7 @@ def _stale(job_id: str) -> Refused:
 
 
 def _lost(job: Job) -> JobFailure:
-    tries = f"attempt {job.attempt} of {job.max_attempts}"
+    tries = f"failure {job.failures + 1} of {job.max_attempts}"
     return JobFailure(
         fault="platform",
         code="worker_lost",

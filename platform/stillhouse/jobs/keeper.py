@@ -20,6 +20,7 @@ from urllib3.exceptions import HTTPError
 from stillhouse.core.blobs import sweep_staging
 from stillhouse.core.notify import OUTBOX
 from stillhouse.jobs.actions import reap_lost_leases
+from stillhouse.jobs.checkpoints import remove_dropped_checkpoints, remove_orphans
 from stillhouse.jobs.outbox import forget_old_doorbells, relay_outbox, ring_stale_doorbells
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,9 @@ def chores() -> list[Chore]:
         Chore("lost jobs taken back", 2, reap_lost_leases),
         Chore("stale doorbells put back", 5, ring_stale_doorbells),
         Chore("old doorbells forgotten", 3600, forget_old_doorbells),
-        Chore("staging objects removed", 3600, _sweep),
+        Chore("staging objects removed", 3600, _away_safe(lambda: sweep_staging(STAGING_KEPT_FOR))),
+        Chore("parts of checkpoints removed", 3600, _away_safe(remove_orphans)),
+        Chore("checkpoints removed", 10, _away_safe(remove_dropped_checkpoints)),
     ]
 
 
@@ -99,9 +102,14 @@ def _listen(
             pass
 
 
-def _sweep() -> int:
-    try:
-        return sweep_staging(STAGING_KEPT_FOR)
-    except (MinioException, HTTPError, OSError) as error:
-        log.warning("the object store is away (%s); staging is swept later", type(error).__name__)
-        return 0
+def _away_safe(work: Callable[[], int]) -> Callable[[], int]:
+    """Work on the object store that is put off, not failed, while the store is away."""
+
+    def do() -> int:
+        try:
+            return work()
+        except (MinioException, HTTPError, OSError) as error:
+            log.warning("the object store is away (%s); it is tidied later", type(error).__name__)
+            return 0
+
+    return do

@@ -14,6 +14,7 @@ from kombu.exceptions import KombuError, OperationalError
 from stillhouse.celery import ring, waiting
 from stillhouse.jobs.actions import ring_later
 from stillhouse.jobs.models import QUEUED, Job, Outbox
+from stillhouse.jobs.shares import free_slots, turns
 
 log = logging.getLogger(__name__)
 
@@ -24,21 +25,32 @@ BROKER_TROUBLE = (OperationalError, KombuError, OSError)
 
 
 def relay_outbox() -> int:
-    """Send what waits in the outbox, oldest first; returns how many doorbells were rung.
+    """Send what waits in the outbox; returns how many doorbells were rung.
 
-    No transaction is open while the broker is talked to: a crash between sending and noting it rings twice,
-    and a claim is won once. When the broker is away, the rows stay and the next call tries again.
+    In each queue as many as there are free slots, and in the order in which the jobs have their turn: the
+    rest waits here, where the order may still change. No transaction is open while the broker is talked to: a
+    crash between sending and noting it rings twice, and a claim is won once. When the broker is away, the
+    rows stay and the next call tries again.
     """
+    unsent = Outbox.objects.filter(sent_at=None)
+    unsent.exclude(job__state=QUEUED).update(sent_at=Now())
+    try:
+        return sum(_ring_queue(queue) for queue in sorted(set(unsent.values_list("job__queue", flat=True))))
+    except BROKER_TROUBLE as error:
+        log.warning("the broker is away (%s); doorbells wait in the outbox", type(error).__name__)
+        return 0
+
+
+def _ring_queue(queue: str) -> int:
+    slots = free_slots(queue, STALE_AFTER)
+    if slots == 0:
+        return 0
+    waits = set(Outbox.objects.filter(sent_at=None, job__queue=queue).values_list("job_id", flat=True))
     rung = 0
-    for entry in Outbox.objects.filter(sent_at=None).select_related("job").order_by("pk")[:BATCH]:
-        if entry.job.state == QUEUED:
-            try:
-                ring(entry.job_id, entry.job.queue)
-            except BROKER_TROUBLE as error:
-                log.warning("the broker is away (%s); doorbells wait in the outbox", type(error).__name__)
-                break
-            rung += 1
-        Outbox.objects.filter(pk=entry.pk).update(sent_at=Now())
+    for job_id in [job_id for job_id in turns(queue) if job_id in waits][: BATCH if slots is None else slots]:
+        ring(job_id, queue)
+        Outbox.objects.filter(job_id=job_id, sent_at=None).update(sent_at=Now())
+        rung += 1
     return rung
 
 

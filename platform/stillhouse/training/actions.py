@@ -9,13 +9,15 @@ from stillhouse.catalog.models import BaseModel
 from stillhouse.catalog.queries import get_base
 from stillhouse.core.errors import Conflict, NotFound, UserError
 from stillhouse.datasets.models import DatasetReport, DatasetVersion
-from stillhouse.jobs.actions import queue_job, request_cancel
+from stillhouse.jobs.actions import queue_job
+from stillhouse.jobs.control import request_cancel
 from stillhouse.jobs.models import Kind
+from stillhouse.jobs.shares import check_quota
+from stillhouse.training.estimates import estimate_run, refuse_what_cannot_fit
+from stillhouse.training.fleet import QUEUE
 from stillhouse.training.models import TrainingRun
 from stillhouse.training.names import check_model_name
 from stillhouse.training.presets import Overrides, resolve_spec
-
-QUEUE = "gpu"
 
 
 def start_run(
@@ -31,7 +33,7 @@ def start_run(
     """Freeze every setting into a TrainSpec, and write run, job and doorbell in one transaction.
 
     Raises NotFound for another workspace's data, and UserError `unknown_base`, `base_not_available`,
-    `not_checked_yet`, `nothing_trainable`, `bad_name` or what `resolve_spec` finds.
+    `not_checked_yet`, `nothing_trainable`, `bad_name`, `does_not_fit` or what `resolve_spec` finds.
     """
     chosen = {"data": data, "eval_data": eval_data}
     for version in filter(None, chosen.values()):
@@ -49,7 +51,9 @@ def start_run(
             "eval_data",
             "Choose other evaluation data, or none: then a share of the data is held out.",
         )
+    check_quota(by.workspace, QUEUE)
     spec = resolve_spec(base=pinned, data=data, eval_data=eval_data, preset=preset, overrides=overrides or {})
+    refuse_what_cannot_fit(estimate_run(base=pinned, data=data, eval_data=eval_data, spec=spec))
     run = TrainingRun(
         workspace=by.workspace,
         adapter_name=adapter_name,

@@ -9,7 +9,7 @@ from stillhouse.catalog.models import BaseModel
 from stillhouse.core.ids import IdField
 from stillhouse.datasets.models import DatasetVersion
 from stillhouse.jobs.models import Job
-from workers.contract import TrainSpec
+from workers.contract import TokenCounts, TrainSpec
 
 
 class Preset(models.TextChoices):
@@ -41,3 +41,51 @@ class TrainingRun(models.Model):
     @property
     def spec(self) -> TrainSpec:
         return TrainSpec.model_validate(self.spec_body)
+
+
+class TokenCount(models.Model):
+    """The token histogram of a dataset version with one base, its template and one think policy."""
+
+    id = IdField("tc")
+    version = models.ForeignKey(DatasetVersion, models.CASCADE, related_name="token_counts")
+    base = models.ForeignKey(BaseModel, models.PROTECT, related_name="+")
+    base_digest = models.CharField(max_length=64)
+    template_sha256 = models.CharField(max_length=64)
+    think_policy = models.CharField(max_length=12)
+    job = models.OneToOneField(Job, models.PROTECT, related_name="+")
+    """The `count` job."""
+    body = models.JSONField(null=True)
+    """TokenCounts; None until the job has ended well."""
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["version", "base", "base_digest", "template_sha256", "think_policy"],
+                name="tokens_counted_once",
+            )
+        ]
+
+    @property
+    def counts(self) -> TokenCounts | None:
+        return TokenCounts.model_validate(self.body) if self.body else None
+
+
+class RunMeasure(models.Model):
+    """What a finished run was expected to take by the closed form alone, and what it took.
+
+    The next estimates for the same base and kind of machine are corrected by it.
+    """
+
+    run = models.OneToOneField(TrainingRun, models.CASCADE, primary_key=True, related_name="measure")
+    base_digest = models.CharField(max_length=64)
+    device_class = models.CharField(max_length=120)
+    """A GPU class of `workers.contract.machines`, or `cpu`."""
+    predicted_seconds = models.FloatField()
+    seconds = models.FloatField()
+    predicted_memory_bytes = models.PositiveBigIntegerField()
+    memory_bytes = models.PositiveBigIntegerField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        indexes: ClassVar = [models.Index(fields=["base_digest", "device_class", "-created_at"])]

@@ -12,6 +12,7 @@ from stillhouse.core.errors import UserError
 from stillhouse.datasets.models import DatasetVersion
 from stillhouse.training.models import Preset
 from workers.contract import ThinkPolicy, TrainSpec
+from workers.contract.limits import why_not_learning_rate, why_unknown
 
 Overrides = Mapping[str, str | int | float]
 
@@ -115,8 +116,8 @@ def resolve_spec(
         "base_revision": base.revision,
         "base_digest": base.digest or None,
         "template_sha256": base.template_sha256 or None,
-        "data_sha256": data.sha256,
-        "eval_sha256": eval_data.sha256 if eval_data else None,
+        "data_sha256": data.trained_sha256,
+        "eval_sha256": eval_data.trained_sha256 if eval_data else None,
         "think": base.think,
         "target_modules": base.lora_targets,
     }
@@ -194,7 +195,7 @@ def _check_names(given: Overrides) -> None:
         if name not in SETTINGS:
             raise UserError(
                 "unknown_setting",
-                f"There is no setting {name[:60]!r}.",
+                why_unknown(name) or f"There is no setting {name[:60]!r}.",
                 name[:60],
                 f"Known settings: {', '.join(SETTINGS)}.",
             )
@@ -246,6 +247,8 @@ def _check_against(spec: TrainSpec, base: BaseModel, eval_data: DatasetVersion |
             "max_length",
             f"Choose {base.context_length} or less.",
         )
+    if (why := why_not_learning_rate(spec.learning_rate, base.parameters)) is not None:
+        raise UserError("learning_rate_out_of_range", why, "learning_rate", "Or leave it to the preset.")
     if eval_data and spec.heldout_share:
         raise UserError(
             "heldout_twice",

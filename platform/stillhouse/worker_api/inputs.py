@@ -7,7 +7,7 @@ from stillhouse.core import blobs
 from stillhouse.datasets.models import DatasetVersion
 from stillhouse.evaluations.models import Evaluation
 from stillhouse.jobs.models import Job, Kind
-from stillhouse.training.models import TrainingRun
+from stillhouse.training.models import TokenCount, TrainingRun
 from workers.contract import EvaluateSpec, InputFile
 
 GRANT_SECONDS = int(blobs.URL_LIFE.total_seconds())
@@ -33,15 +33,32 @@ def spec_for(job: Job) -> dict[str, object]:
 def inputs_for(job: Job) -> list[InputFile]:
     """The job's files behind presigned URLs; signing makes no call to the store."""
     return [
-        InputFile(name=name, url=blobs.get_url(version.sha256), size=version.size, sha256=version.sha256)
+        _original(version) if job.kind == Kind.VALIDATE else _rows(name, version)
         for name, version in _versions(job).items()
     ]
+
+
+def _original(version: DatasetVersion) -> InputFile:
+    """The file as it was uploaded; a large one comes from where it landed, and its digest is asked for."""
+    if version.sha256 or version.upload is None:
+        url = blobs.get_url(version.sha256)
+    else:
+        url = blobs.object_url(version.upload.staging_key)
+    return InputFile(name="data", url=url, size=version.size, sha256=version.sha256 or None)
+
+
+def _rows(name: str, version: DatasetVersion) -> InputFile:
+    """What runs and evaluations read: the good rows, normalised."""
+    digest = version.trained_sha256
+    return InputFile(name=name, url=blobs.get_url(digest), size=version.trained_size, sha256=digest)
 
 
 def _versions(job: Job) -> dict[str, DatasetVersion]:
     match job.kind:
         case Kind.VALIDATE:
-            return {"data": DatasetVersion.objects.get(pk=job.subject)}
+            return {"data": DatasetVersion.objects.select_related("upload").get(pk=job.subject)}
+        case Kind.COUNT:
+            return {"data": TokenCount.objects.select_related("version").get(pk=job.subject).version}
         case Kind.TRAIN:
             run = TrainingRun.objects.select_related("data", "eval_data").get(pk=job.subject)
             return {"data": run.data, **({"eval": run.eval_data} if run.eval_data else {})}

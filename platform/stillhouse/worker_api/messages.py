@@ -16,11 +16,14 @@ from stillhouse.core.errors import UserError
 from stillhouse.core.secrets import same
 from stillhouse.core.text import storable_json
 from stillhouse.jobs.errors import Refused
+from stillhouse.jobs.models import Worker
+from stillhouse.jobs.workers import check_name, note_contract, worker_with
 from workers.contract import CONTRACT_VERSION, Message, Refusal
 
 log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Message)
+WORKER = "WORKER_TOKEN"
 View = Callable[..., HttpResponse]
 
 
@@ -36,13 +39,16 @@ def call(message_type: type[M], *, token: str) -> Callable[[Callable[..., Messag
         @require_POST
         def view(request: HttpRequest, **path: str) -> HttpResponse:
             try:
-                _check_bearer(request, getattr(settings, token))
-                answer = handler(parse(message_type, _body(request), check_version=True), **path)
+                worker = _check_bearer(request, token)
+                message = parse(message_type, _body(request), check_version=True)
+                if token == WORKER and (name := getattr(message, "worker", "")):
+                    check_name(worker, name)
+                answer = handler(message, **path)
             except Refused as error:
-                return _json(error.refusal, error.status)
+                return as_json(error.refusal, error.status)
             except UserError as error:
-                return _json(Refusal(code="bad_request", message=str(error)), error.status)
-            return _json(answer, 200)
+                return as_json(Refusal(code="bad_request", message=str(error)), error.status)
+            return as_json(answer, 200)
 
         return view
 
@@ -57,7 +63,7 @@ def parse(message_type: type[M], body: bytes | str, *, check_version: bool = Fal
     except (ValueError, RecursionError) as error:
         raise Refused("bad_request", f"The body is not JSON: {type(error).__name__}.") from error
     if check_version and isinstance(value, dict):
-        _check_version(value.get("contract", CONTRACT_VERSION))
+        _check_version(value)
     return check(message_type, value)
 
 
@@ -73,18 +79,33 @@ def check(message_type: type[M], value: object) -> M:
         ) from error
 
 
-def _check_bearer(request: HttpRequest, expected: str) -> None:
+def bearer(request: HttpRequest) -> str:
+    """The token of the Authorization header, or ""."""
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not same(given.strip(), expected):
+    return given.strip() if scheme.lower() == "bearer" else ""
+
+
+def _check_bearer(request: HttpRequest, token: str) -> Worker | None:
+    """The enrolled worker that calls, or None for the shared token; raises Refused for anybody else."""
+    given = bearer(request)
+    if same(given, getattr(settings, token)):
+        return None
+    worker = worker_with(given) if given and token == WORKER else None
+    if worker is None:
         raise Refused(
             "bad_worker_token",
-            "The bearer token is missing or wrong. Set the token this platform was set up with.",
+            "The bearer token is missing, wrong or revoked. Set the token this platform was set up with, or "
+            "enrol this worker again.",
         )
+    return worker
 
 
-def _check_version(version: Any) -> None:
+def _check_version(value: dict[str, Any]) -> None:
+    version = value.get("contract", CONTRACT_VERSION)
     if version == CONTRACT_VERSION:
         return
+    if isinstance(version, int) and 0 <= version < 2**31 and isinstance(name := value.get("worker"), str):
+        note_contract(name, version)
     spoken = str(version)[:20]
     older = "platform" if isinstance(version, int) and version > CONTRACT_VERSION else "worker"
     raise Refused(
@@ -105,7 +126,7 @@ def _body(request: HttpRequest) -> bytes:
         ) from error
 
 
-def _json(message: Message | None, status: int) -> HttpResponse:
+def as_json(message: Message | None, status: int) -> HttpResponse:
     content = message.model_dump_json() if message is not None else "{}"
     response = HttpResponse(content, status=status, content_type="application/json")
     response["Cache-Control"] = "no-store"  # answers carry presigned addresses and tokens

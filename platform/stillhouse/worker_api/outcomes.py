@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from stillhouse.adapters.actions import register_version
 from stillhouse.core import blobs
 from stillhouse.core.errors import UserError
-from stillhouse.datasets.actions import record_report
+from stillhouse.datasets.actions import place_original, record_report
 from stillhouse.datasets.models import DatasetVersion
 from stillhouse.evaluations.actions import queue_evaluation, record_result
 from stillhouse.evaluations.models import Evaluation
 from stillhouse.jobs.models import Job, Kind
 from stillhouse.serving.actions import place_version
+from stillhouse.training.measuring import record_counts, record_measure
 from stillhouse.training.models import TrainingRun
 from stillhouse.worker_api.messages import check, parse
 from workers.contract import (
@@ -23,21 +24,24 @@ from workers.contract import (
     EvaluationSummary,
     FinishRequest,
     OutputFile,
+    TokenCounts,
     ValidationReport,
 )
 
 MIB = 1024**2
-MANIFEST, ROWS = "manifest.json", "rows.jsonl"
+MANIFEST, ROWS, GOOD_ROWS = "manifest.json", "rows.jsonl", "rows.parquet"
+OPTIONAL = frozenset({GOOD_ROWS})
 OUTPUTS: Mapping[str, Mapping[str, int]] = {
-    Kind.VALIDATE: {},
+    Kind.VALIDATE: {GOOD_ROWS: 5 * 1024 * MIB},
     Kind.TRAIN: {
         "adapter_model.safetensors": 16 * 1024 * MIB,
         "adapter_config.json": MIB,
         MANIFEST: 16 * MIB,
     },
     Kind.EVALUATE: {ROWS: 256 * MIB},
+    Kind.COUNT: {},
 }
-"""The files each kind may upload, all of them needed, and the most bytes of each."""
+"""The files each kind may upload, all of them needed but the OPTIONAL ones, and the most bytes of each."""
 
 Apply = Callable[[Job], None]
 
@@ -66,24 +70,32 @@ def check_outputs(job: Job, files: Iterable[OutputFile]) -> None:
 def prepare(job: Job, request: FinishRequest) -> Apply:
     """Keep the files of a success and check them; returns what is to be written. UserError or Refused."""
     check_outputs(job, request.files)
-    if missing := OUTPUTS[job.kind].keys() - {file.name for file in request.files}:
+    if missing := OUTPUTS[job.kind].keys() - OPTIONAL - {file.name for file in request.files}:
         raise UserError("file_missing", f"{', '.join(sorted(missing))} was not uploaded.", place="files")
     kept = {file.name: _keep(job, file) for file in request.files}
     match job.kind:
         case Kind.VALIDATE:
-            return _validated(job, request)
+            return _validated(job, request, kept.get(GOOD_ROWS))
         case Kind.TRAIN:
             return _trained(job, request, kept)
+        case Kind.COUNT:
+            return _counted(job, request)
         case _:
             return _evaluated(job, request, kept[ROWS])
 
 
-def _validated(job: Job, request: FinishRequest) -> Apply:
+def _validated(job: Job, request: FinishRequest, rows: OutputFile | None) -> Apply:
     report = check(ValidationReport, request.result)
-    version = DatasetVersion.objects.get(pk=job.subject)
+    version = DatasetVersion.objects.select_related("upload").get(pk=job.subject)
+    if not version.sha256:
+        if report.sha256 is None:
+            raise UserError(
+                "digest_missing", "The check did not tell the digest of the file.", place="sha256"
+            )
+        place_original(version, report.sha256)
 
     def apply(_: Job) -> None:
-        record_report(version=version, report=report)
+        record_report(version=version, report=report, rows=rows)
 
     return apply
 
@@ -99,8 +111,18 @@ def _trained(job: Job, request: FinishRequest, kept: Mapping[str, OutputFile]) -
 
     def apply(_: Job) -> None:
         version = register_version(run=run, manifest=manifest, digest=digest, files=list(kept.values()))
+        record_measure(run=run, result=manifest.result)
         place_version(version=version)
         queue_evaluation(version=version)
+
+    return apply
+
+
+def _counted(job: Job, request: FinishRequest) -> Apply:
+    counts = check(TokenCounts, request.result)
+
+    def apply(_: Job) -> None:
+        record_counts(count_id=job.subject, counts=counts)
 
     return apply
 

@@ -2,6 +2,10 @@
 
 from django.conf import settings
 from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_POST
 
 from stillhouse.core import blobs
 from stillhouse.core.errors import UserError
@@ -14,20 +18,38 @@ from stillhouse.jobs.actions import (
     hold_for_finish,
     report_job,
 )
+from stillhouse.jobs.checkpoints import (
+    check_files,
+    newest_checkpoint,
+    object_key,
+    record_checkpoint,
+    uploaded,
+)
 from stillhouse.jobs.errors import Refused
+from stillhouse.jobs.models import Job
+from stillhouse.jobs.workers import check_may_claim, enrol, hear
+from stillhouse.publishing.queries import live_version_ids
 from stillhouse.serving.actions import sync_pool
+from stillhouse.serving.wanted import ROLLBACK_WINDOW
 from stillhouse.worker_api.inputs import inputs_for, spec_for
-from stillhouse.worker_api.messages import call
+from stillhouse.worker_api.messages import as_json, bearer, call, parse
 from stillhouse.worker_api.outcomes import check_outputs, prepare, staging_key
 from workers.contract import (
+    CheckpointRequest,
     ClaimAnswer,
     ClaimRequest,
+    EnrolAnswer,
+    EnrolRequest,
     FinishRequest,
+    HelloAnswer,
+    HelloRequest,
+    InputFile,
     JobFailure,
     PoolReport,
     PoolWanted,
     ReportAnswer,
     ReportRequest,
+    StoredCheckpoint,
     UploadGrant,
     UploadsAnswer,
     UploadsRequest,
@@ -38,6 +60,7 @@ from workers.contract import (
 @transaction.atomic
 def claim(message: ClaimRequest, *, job_id: str) -> ClaimAnswer:
     """Take the job. Its inputs are looked up in the same transaction: a claim without an answer is none."""
+    check_may_claim(message.worker)
     claimed = claim_job(job_id=job_id, worker=message.worker)
     job = claimed.job
     return ClaimAnswer.model_validate(
@@ -51,8 +74,23 @@ def claim(message: ClaimRequest, *, job_id: str) -> ClaimAnswer:
             "spec": spec_for(job),
             "inputs": inputs_for(job),
             "subject": job.subject,
+            "beginning": job.beginning,
+            "checkpoint": _stored_checkpoint(job),
+            "checkpoint_seconds": settings.CHECKPOINT_SECONDS,
+            "hang_seconds": settings.HANG_SECONDS,
         }
     )
+
+
+def _stored_checkpoint(job: Job) -> StoredCheckpoint | None:
+    newest = newest_checkpoint(job)
+    if newest is None:
+        return None
+    files = [
+        InputFile(url=blobs.object_url(object_key(job.pk, newest.attempt, newest.step, file["name"])), **file)
+        for file in newest.files
+    ]
+    return StoredCheckpoint(step=newest.step, files=files)
 
 
 @call(ReportRequest, token="WORKER_TOKEN")
@@ -65,13 +103,27 @@ def report(message: ReportRequest, *, job_id: str) -> ReportAnswer:
 def uploads(message: UploadsRequest, *, job_id: str) -> UploadsAnswer:
     """Where the current attempt may put its files."""
     job = check_token(job_id=job_id, token=message.token)
-    check_outputs(job, message.files)
+    step = message.checkpoint
+    if step is None:
+        check_outputs(job, message.files)
+    else:
+        check_files(message.files)
+
+    def key(name: str) -> str:
+        return staging_key(job, name) if step is None else object_key(job.pk, job.attempt, step, name)
+
     return UploadsAnswer(
-        uploads=[
-            UploadGrant(name=file.name, url=blobs.put_url(staging_key(job, file.name)))
-            for file in message.files
-        ]
+        uploads=[UploadGrant(name=file.name, url=blobs.put_url(key(file.name))) for file in message.files]
     )
+
+
+@call(CheckpointRequest, token="WORKER_TOKEN")
+def checkpoint(message: CheckpointRequest, *, job_id: str) -> None:
+    """The files of a checkpoint are uploaded: from now on another worker may go on from it."""
+    check_files(message.files)
+    job = check_token(job_id=job_id, token=message.token)
+    uploaded(job, message.step, message.files)
+    record_checkpoint(job_id=job_id, token=message.token, step=message.step, files=message.files)
 
 
 @call(FinishRequest, token="WORKER_TOKEN")
@@ -106,7 +158,26 @@ def _succeed(message: FinishRequest, job_id: str) -> None:
         finish_job(job_id=job_id, token=message.token, failure=unsound)
 
 
+@call(HelloRequest, token="WORKER_TOKEN")
+def hello(message: HelloRequest) -> HelloAnswer:
+    """A worker lives."""
+    return HelloAnswer(draining=hear(message).draining_since is not None)
+
+
+@csrf_exempt
+@require_POST
+def enrol_worker(request: HttpRequest) -> HttpResponse:
+    """A one-time token becomes a worker's own secret."""
+    try:
+        message = parse(EnrolRequest, request.body, check_version=False)
+        secret = enrol(token=bearer(request), name=message.worker)
+    except Refused as error:
+        return as_json(error.refusal, error.status)
+    return as_json(EnrolAnswer(secret=secret), 200)
+
+
 @call(PoolReport, token="AGENT_TOKEN")
 def sync(message: PoolReport, *, pool: str) -> PoolWanted:
     """What a replica holds, against what it should hold."""
-    return sync_pool(pool_name=pool, report=message)
+    published = live_version_ids(since=timezone.now() - ROLLBACK_WINDOW)
+    return sync_pool(pool_name=pool, report=message, published=published)

@@ -197,6 +197,17 @@ def test_kill_9_of_the_worker_takes_the_child_with_it(
     folder_of_the_next_attempt.release()
 
 
+def test_a_child_that_says_nothing_is_stopped_in_words(
+    platform: PlatformStandIn, settings: WorkerSettings
+) -> None:
+    endless(platform, hang_seconds=0.01)
+    run(settings)
+    failure = platform.finishes[0]["failure"]
+    assert (failure["fault"], failure["code"]) == ("platform", "no_progress")
+    assert "said nothing" in failure["message"]
+    assert children(settings.work_dir / "jobs" / "job-1") == []
+
+
 def test_a_damaged_input_is_not_worked_on(platform: PlatformStandIn, settings: WorkerSettings) -> None:
     platform.claimed("validate", ValidateSpec(), {"data": ROW})
     platform.objects["data"] = ROW.replace(b"q", b"Q")

@@ -2,13 +2,14 @@
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.workers.standin import PlatformStandIn
 from tests.workers.training.tiny import make_base
-from workers.contract import AdapterManifest, ReportAnswer, TrainSpec
+from workers.contract import AdapterManifest, ReportAnswer, StoredCheckpoint, TrainSpec
 from workers.runtime.job import run_job
 from workers.runtime.settings import WorkerSettings
 
@@ -56,13 +57,15 @@ def test_a_train_job_uploads_the_adapter_and_its_manifest_last(
 ) -> None:
     platform.claimed("train", SPEC, {"data": DATA})
     statuses = iter([500, 403])
-    platform.put_status = lambda name: next(statuses, 200)
+    # A slash: a file of a checkpoint, whose upload has a line of its own.
+    platform.put_status = lambda name: 200 if "/" in name else next(statuses, 200)
     run_job("job-1", settings, threading.Event())
 
     (finish,) = platform.finishes
     assert finish["failure"] is None
     assert list(platform.stored)[-1] == "manifest.json"
-    assert set(platform.stored) == {"adapter_model.safetensors", "adapter_config.json", "manifest.json"}
+    results = {name for name in platform.stored if "/" not in name}
+    assert results == {"adapter_model.safetensors", "adapter_config.json", "manifest.json"}
     assert platform.grants == 5, "a fresh grant for every try"
     manifest = AdapterManifest.model_validate_json(platform.stored["manifest.json"])
     assert manifest.run == "run-1"
@@ -99,6 +102,82 @@ def test_another_attempt_goes_on_from_the_checkpoint(
     assert steps[-1] == 60
     assert platform.finishes[-1]["token"] == "token-2"
     assert platform.finishes[-1]["result"]
+
+
+def stop_after_a_step(platform: PlatformStandIn, settings: WorkerSettings, spec: TrainSpec) -> int:
+    """Run the job, stop its worker in the middle, and return the step of the checkpoint that is stored."""
+    platform.claimed("train", spec, {"data": DATA}, checkpoint_seconds=0.2)
+    stopping = threading.Event()
+
+    def report(report: dict[str, object]) -> tuple[int, ReportAnswer]:
+        if report["step"]:
+            stopping.set()
+        return 200, ReportAnswer(action="continue")
+
+    platform.report = report
+    run_job("job-1", settings, stopping)
+    return int(platform.checkpoints[-1]["step"])
+
+
+def stored_checkpoint(platform: PlatformStandIn) -> StoredCheckpoint:
+    """The newest checkpoint as the platform gives it to the next attempt."""
+    newest = platform.checkpoints[-1]
+    files = [
+        platform.input(file["name"], platform.stored[f"{newest['step']}/{file['name']}"])
+        for file in newest["files"]
+    ]
+    return StoredCheckpoint(step=newest["step"], files=files)
+
+
+def steps_of(platform: PlatformStandIn) -> list[int]:
+    return [point["step"] for report in platform.reports for point in report["metrics"]]
+
+
+def test_another_machine_goes_on_from_the_stored_checkpoint(
+    platform: PlatformStandIn, settings: WorkerSettings, tmp_path: Path
+) -> None:
+    """Without any interval in the spec: the runtime asks for the checkpoint."""
+    spec = SPEC.model_copy(update={"epochs": 40.0, "checkpoint_every": 0})
+    step = stop_after_a_step(platform, settings, spec)
+    assert [file["name"] for file in platform.checkpoints[-1]["files"]][-1] == "state.json"
+    assert platform.finishes[0]["failure"]["code"] == "worker_stopped"
+
+    elsewhere = replace(settings, work_dir=tmp_path / "elsewhere", name="gpu-2")
+    platform.reports.clear()
+    platform.report = lambda report: (200, ReportAnswer(action="continue"))
+    platform.claimed(
+        "train",
+        spec,
+        {"data": DATA},
+        attempt=2,
+        token="token-2",
+        checkpoint=stored_checkpoint(platform),
+    )
+    run_job("job-1", elsewhere, threading.Event())
+    assert steps_of(platform)[0] == step + 1 and steps_of(platform)[-1] == 120
+    assert platform.finishes[-1]["result"]
+
+
+def test_a_stored_checkpoint_that_was_changed_is_not_loaded(
+    platform: PlatformStandIn, settings: WorkerSettings, tmp_path: Path
+) -> None:
+    platform.claimed("train", SPEC, {"data": DATA})
+    file = platform.input("state.json", b"{}").model_copy(update={"sha256": "0" * 64})
+    platform.claimed("train", SPEC, {"data": DATA}, checkpoint=StoredCheckpoint(step=4, files=[file]))
+    run_job("job-1", settings, threading.Event())
+    assert platform.finishes[0]["failure"]["code"] == "checksum_mismatch"
+
+
+def test_work_that_begins_anew_forgets_what_lies_on_the_disk(
+    platform: PlatformStandIn, settings: WorkerSettings
+) -> None:
+    spec = SPEC.model_copy(update={"epochs": 20.0})
+    stop_after_a_step(platform, settings, spec)
+    platform.reports.clear()
+    platform.report = lambda report: (200, ReportAnswer(action="continue"))
+    platform.claimed("train", spec, {"data": DATA}, attempt=2, token="token-2", beginning=2)
+    run_job("job-1", settings, threading.Event())
+    assert steps_of(platform)[0] == 1 and platform.finishes[-1]["result"]
 
 
 def test_a_users_mistake_is_theirs_and_leaves_nothing(

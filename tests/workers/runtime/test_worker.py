@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -94,6 +95,29 @@ def test_a_worker_told_to_stop_hands_its_job_back_in_time(
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(timeout=20) == 0
     assert [finish["failure"]["code"] for finish in platform.finishes] == ["worker_stopped"]
+
+
+def test_a_worker_says_what_it_is_and_a_drained_one_leaves_the_doorbells_alone(
+    platform: PlatformStandIn, stores: None, worker: subprocess.Popen[bytes], doorbell: Celery
+) -> None:
+    platform.draining = True
+    wait_for(lambda: platform.hellos)
+    facts = platform.hellos[0]["facts"]
+    assert (platform.hellos[0]["worker"], facts["queue"], facts["slots"]) == ("cpu-1", QUEUE, 1)
+    assert facts["memory_bytes"] > 0 and facts["disk_free_bytes"] > 0 and "python" in facts["versions"]
+    platform.claimed("validate", ValidateSpec(), {"data": ROW})
+
+    def is_left_alone() -> bool:
+        """Whether a doorbell stays at the broker; one that was taken too early does no harm."""
+        doorbell.send_task("stillhouse.run_job", args=["job-1"], queue=QUEUE)
+        time.sleep(1.0)
+        with doorbell.connection_for_write() as connection:
+            channel: Any = connection.default_channel
+            waiting = int(channel.queue_declare(QUEUE, durable=True).message_count)
+            channel.queue_purge(QUEUE)
+        return waiting > 0
+
+    wait_for(is_left_alone)
 
 
 def test_a_worker_without_its_settings_says_which(tmp_path: Path) -> None:

@@ -1,0 +1,236 @@
+"""The platform's real processes over the tests' servers, behind proxies that can take each server away."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+from django.conf import settings
+from django.db import connection
+
+from stillhouse.accounts.models import Workspace
+from stillhouse.adapters.models import AdapterVersion
+from stillhouse.audit.queries import verify_chain
+from stillhouse.catalog.models import BaseModel
+from stillhouse.core import blobs
+from stillhouse.datasets.actions import record_report
+from stillhouse.jobs.checkpoints import PREFIX, object_key, remove_dropped_checkpoints, remove_orphans
+from stillhouse.jobs.models import Attempt, Checkpoint, Job
+from stillhouse.training.actions import start_run
+from stillhouse.training.models import TrainingRun
+from tests.proxy import Proxy
+from tests.registry import DEMO_BASE, available_base, validation_report
+from tests.workers.training.tiny import make_base
+from tests.world import World, chat_row
+from workers.training.base import base_facts, open_base
+
+ROOT = Path(__file__).resolve().parents[2]
+LEASE_SECONDS = 8
+PATIENCE = 150.0
+
+
+def until(true: Callable[[], object], seconds: float = PATIENCE) -> float:
+    """Wait until `true()`; returns how long it took, in seconds."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < seconds, "it did not happen in time"
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class House:
+    """web, keeper and two workers of one queue; `ensure` starts whatever does not run."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+    processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.database = Proxy(_port(settings.DATABASE_URL))
+        self.broker = Proxy(_port(settings.BROKER_URL))
+        self.store = Proxy(_port(settings.S3_ENDPOINT))
+        self.queue = f"chaos-{self.port}"
+        self.base = make_base(self.folder / "bases" / DEMO_BASE)
+        self.facts = base_facts(open_base(self.base))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    # processes ----------------------------------------------------------------------------------------------
+
+    def ensure(self, *names: str) -> None:
+        for name in names or ("web", "keeper", "gpu-1", "gpu-2"):
+            if name not in self.processes or self.processes[name].poll() is not None:
+                self._spawn(name)
+        until(self._web_answers)
+
+    def kill(self, *names: str, number: signal.Signals = signal.SIGKILL) -> None:
+        for name in names:
+            self.processes[name].send_signal(number)
+            if number == signal.SIGKILL:
+                self.processes[name].wait(10)
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+            process.wait(10)
+        for proxy in (self.database, self.broker, self.store):
+            proxy.close()
+
+    def _spawn(self, name: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, *self._command(name)],
+                cwd=ROOT,
+                env={**os.environ, **self._environment(name)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def _command(self, name: str) -> list[str]:
+        if name == "web":
+            served = ["stillhouse.asgi:application", "--app-dir", "platform", "--lifespan", "off"]
+            return ["-m", "uvicorn", *served, "--host", "127.0.0.1", "--port", str(self.port)]
+        if name.startswith("keeper"):
+            return ["manage.py", "keeper"]
+        quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--hostname", f"{name}@%h"]
+        app = ["-m", "celery", "-A", "workers.runtime.app", "worker", "--queues", self.queue]
+        return [*app, "--pool", "solo", "--loglevel", "INFO", *quiet]
+
+    def _environment(self, name: str) -> dict[str, str]:
+        database = _through(settings.DATABASE_URL, self.database.port)
+        shared = {
+            "STILLHOUSE_URL": self.url,
+            "BROKER_URL": _through(settings.BROKER_URL, self.broker.port),
+            "WORKER_TOKEN": settings.WORKER_TOKEN,
+            "OMP_NUM_THREADS": "1",
+        }
+        if name.startswith("gpu"):
+            bases, work = str(self.folder / "bases"), str(self.folder / name)
+            return {**shared, "BASES_DIR": bases, "WORK_DIR": work, "WORKER_NAME": name}
+        return {
+            **shared,
+            "DATABASE_URL": f"{database.rpartition('/')[0]}/{connection.settings_dict['NAME']}",
+            "S3_ENDPOINT": _through(settings.S3_ENDPOINT, self.store.port),
+            "LEASE_SECONDS": str(LEASE_SECONDS),
+            "REPORT_SECONDS": "0.3",
+            "RETRY_SECONDS": "0.5",
+            "CHECKPOINT_SECONDS": "1",
+        }
+
+    def _web_answers(self) -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{self.url}/health", timeout=2).status_code == 200
+        return False
+
+    # runs ---------------------------------------------------------------------------------------------------
+
+    def start_run(self, world: World, *, epochs: float = 60.0) -> TrainingRun:
+        """A run that takes a minute or so on the tiny base, queued for this house's workers."""
+        available_base()
+        BaseModel.objects.filter(pk=DEMO_BASE).update(
+            path=str(self.base),
+            digest=str(self.facts["digest"]),
+            template_sha256=str(self.facts["template_sha256"]),
+        )
+        data = world.dataset(rows=[chat_row(f"q{n}", f"a{n}") for n in range(60)])
+        record_report(version=data, report=validation_report(valid=60, with_reasoning=0))
+        chosen = {"epochs": epochs, "batch_size": 4, "max_length": 256, "checkpoint_every": 25}
+        run = start_run(by=world.expert, adapter_name="chaos", base=DEMO_BASE, data=data, overrides=chosen)
+        Job.objects.filter(pk=run.job_id).update(queue=self.queue)
+        return run
+
+    def training(self, run: TrainingRun, *, attempt: int = 1, step: int = 1) -> Job:
+        """Wait until this attempt has done a step that is kept nowhere else, at `step` or later."""
+
+        def there() -> bool:
+            job = self.job(run)
+            assert not job.ended, (job.state, job.failure)
+            return (
+                job.attempt >= attempt and job.state == "running" and job.step > max(step, job.resumed_step)
+            )
+
+        until(there)
+        return self.job(run)
+
+    def checkpointed(self, run: TrainingRun) -> int:
+        """Wait for a stored checkpoint; returns its step."""
+        until(lambda: Checkpoint.objects.filter(job=run.job_id).exists())
+        return Checkpoint.objects.filter(job=run.job_id).latest("step").step
+
+    def job(self, run: TrainingRun) -> Job:
+        return Job.objects.get(pk=run.job_id)
+
+    def ended(self, run: TrainingRun) -> Job:
+        until(lambda: self.job(run).ended)
+        return self.job(run)
+
+    def children(self) -> list[int]:
+        """Pids of trainers that work in this house's folder."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                command = entry.read_bytes()
+                if b"workers.runtime.child" in command and str(self.folder).encode() in command:
+                    found.append(int(entry.parent.name))
+        return found
+
+    # promises -----------------------------------------------------------------------------------------------
+
+    def check_success(self, run: TrainingRun) -> list[Attempt]:
+        """After every fault: one winner, one version, nothing left over. Returns the attempts."""
+        job = self.ended(run)
+        assert job.state == "succeeded", job.failure
+        assert AdapterVersion.objects.filter(run=run).count() == 1
+        self.check_nothing_left(run)
+        return list(Attempt.objects.filter(job=job).order_by("number"))
+
+    def check_nothing_left(self, run: TrainingRun) -> None:
+        attempts = Attempt.objects.filter(job=run.job_id)
+        assert not attempts.filter(ended_at=None).exists()
+        assert attempts.filter(outcome="succeeded").count() == (self.job(run).state == "succeeded")
+        until(lambda: not self.children(), 30)
+        assert all(verify_chain(workspace) is None for workspace in Workspace.objects.all())
+        remove_dropped_checkpoints()
+        remove_orphans(older_than_seconds=-60)
+        known = {
+            object_key(row.job_id, row.attempt, row.step, file["name"])
+            for row in Checkpoint.objects.all()
+            for file in row.files
+        }
+        assert {key for key, _ in blobs.objects(PREFIX)} == known, "objects without a manifest"
+
+    def clear(self) -> None:
+        """Before the next test: workers forget their folders, every process runs."""
+        for name in ("gpu-1", "gpu-2"):
+            shutil.rmtree(self.folder / name / "jobs", ignore_errors=True)
+        self.ensure()
+
+
+def _port(url: str) -> int:
+    port = urlsplit(url).port
+    assert port
+    return port
+
+
+def _through(url: str, port: int) -> str:
+    return url.replace(f":{_port(url)}", f":{port}")

@@ -1,0 +1,170 @@
+"""Faults at real processes while a real run trains. After each: one winner, one version, nothing left."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from stillhouse.celery import ring
+from stillhouse.jobs.control import request_cancel, request_pause, resume_job
+from stillhouse.jobs.models import Attempt, Checkpoint
+from tests.chaos.house import LEASE_SECONDS, House, until
+from tests.world import World
+
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("stores", "transactional_db")]
+
+
+def went_on(attempts: list[Attempt]) -> None:
+    """The second attempt began at a checkpoint of the first."""
+    first, second = attempts[0], attempts[1]
+    assert 0 < second.resumed_step <= first.last_step, (first.last_step, second.resumed_step)
+
+
+def test_kill_9_of_the_trainer(house: House, world: World) -> None:
+    run = house.start_run(world)
+    house.checkpointed(run)
+    [child] = house.children()
+    os.kill(child, signal.SIGKILL)
+    attempts = house.check_success(run)
+    assert [attempt.outcome for attempt in attempts] == ["failed", "succeeded"]
+    assert attempts[0].code == "child_killed"
+    went_on(attempts)
+
+
+def test_kill_9_of_a_whole_worker_and_another_one_goes_on(house: House, world: World) -> None:
+    run = house.start_run(world)
+    house.checkpointed(run)
+    lost = house.job(run).worker
+    house.kill(lost)
+    attempts = house.check_success(run)
+    assert [attempt.outcome for attempt in attempts] == ["lost", "succeeded"]
+    assert attempts[1].worker != lost
+    went_on(attempts)
+
+
+def test_a_worker_that_slept_past_its_lease_is_refused(house: House, world: World) -> None:
+    run = house.start_run(world)
+    house.checkpointed(run)
+    sleeper = house.job(run).worker
+    children = house.children()
+    house.kill(sleeper, number=signal.SIGSTOP)
+    for child in children:
+        os.kill(child, signal.SIGSTOP)
+    house.training(run, attempt=2)
+    house.kill(sleeper, number=signal.SIGCONT)
+    for child in children:
+        os.kill(child, signal.SIGCONT)
+    attempts = house.check_success(run)
+    assert [attempt.outcome for attempt in attempts] == ["lost", "succeeded"]
+    went_on(attempts)
+
+
+def test_the_message_delivered_three_times(house: House, world: World) -> None:
+    run = house.start_run(world, epochs=4)
+    for _ in range(3):
+        ring(run.job_id, house.queue)
+    assert len(house.check_success(run)) == 1
+
+
+def test_the_broker_away_in_the_middle_and_at_the_finish(house: House, world: World) -> None:
+    run = house.start_run(world)
+    house.training(run)
+    with house.broker.away():
+        attempts = house.check_success(run)
+    assert len(attempts) == 1
+
+
+def test_postgres_away_for_less_than_the_lease(house: House, world: World) -> None:
+    run = house.start_run(world)
+    house.training(run)
+    with house.database.away():
+        time.sleep(2)
+    assert len(house.check_success(run)) == 1
+
+
+def test_postgres_away_for_longer_than_the_lease(house: House, world: World) -> None:
+    run = house.start_run(world)
+    house.checkpointed(run)
+    with house.database.away():
+        time.sleep(LEASE_SECONDS * 1.5)
+    attempts = house.check_success(run)
+    assert [attempt.outcome for attempt in attempts] == ["lost", "succeeded"], "the worker stopped itself"
+    went_on(attempts)
+
+
+def test_the_store_away_and_cut_in_the_middle_of_an_upload(house: House, world: World) -> None:
+    run = house.start_run(world)
+    house.training(run)
+    with house.store.away():
+        time.sleep(3)
+    house.store.cut_after(100_000)
+    house.checkpointed(run)
+    house.store.cut_after(50_000)
+    assert len(house.check_success(run)) == 1
+
+
+def test_the_keeper_killed_and_two_keepers(house: House, world: World) -> None:
+    house.kill("keeper")
+    run = house.start_run(world, epochs=8)
+    house.ensure("keeper", "keeper-2")
+    house.training(run)
+    house.kill("keeper")
+    assert len(house.check_success(run)) == 1
+    house.kill("keeper-2")
+
+
+def test_the_web_process_killed(house: House, world: World) -> None:
+    run = house.start_run(world)
+    house.training(run)
+    house.kill("web")
+    time.sleep(2)
+    house.ensure("web")
+    assert len(house.check_success(run)) == 1
+
+
+def test_a_power_cut(house: House, world: World) -> None:
+    run = house.start_run(world)
+    house.checkpointed(run)
+    house.kill("web", "keeper", "gpu-1", "gpu-2")
+    until(lambda: not house.children(), 10)
+    house.ensure()
+    attempts = house.check_success(run)
+    assert [attempt.outcome for attempt in attempts] == ["lost", "succeeded"]
+    went_on(attempts)
+
+
+def test_a_trainer_that_always_dies_is_given_up_in_words(house: House, world: World) -> None:
+    run = house.start_run(world)
+    for attempt in (1, 2, 3):
+        house.training(run, attempt=attempt)
+        for child in house.children():
+            os.kill(child, signal.SIGKILL)
+        this = Attempt.objects.filter(job=run.job_id, number=attempt, ended_at__isnull=False)
+        until(this.exists)
+    job = house.ended(run)
+    assert (job.state, job.attempt, job.failures) == ("failed", 3, 3)
+    assert job.failure and "ended by signal 9" in job.failure["message"]
+    house.check_nothing_left(run)
+    assert Checkpoint.objects.filter(job=job, dropped_at=None).exists(), "a person may still go on from it"
+
+
+def test_pause_and_resume(house: House, world: World) -> None:
+    run = house.start_run(world)
+    house.training(run)
+    request_pause(by=world.expert, job=run.job)
+    until(lambda: house.job(run).state == "paused")
+    house.check_nothing_left(run)
+    resume_job(by=world.expert, job=run.job)
+    attempts = house.check_success(run)
+    assert [attempt.outcome for attempt in attempts] == ["paused", "succeeded"]
+    went_on(attempts)
+
+
+def test_cancel_keeps_the_last_checkpoint(house: House, world: World) -> None:
+    run = house.start_run(world)
+    step = house.checkpointed(run)
+    request_cancel(by=world.expert, job=run.job)
+    assert house.ended(run).state == "cancelled"
+    house.check_nothing_left(run)
+    assert Checkpoint.objects.filter(job=run.job_id, dropped_at=None, step__gte=step).exists()

@@ -1,0 +1,94 @@
+"""A TCP proxy of our own, to take a server away and give it back."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+PIECE = 64 * 1024
+
+
+class Proxy:
+    """127.0.0.1:`port` in front of 127.0.0.1:`target`."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port: int = self._listener.getsockname()[1]
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._away = False
+        self._left: int | None = None
+        threading.Thread(target=self._accept, name=f"proxy-{self.port}", daemon=True).start()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Every connection is cut, and new ones are closed at once."""
+        self._away = True
+        self._cut()
+        try:
+            yield
+        finally:
+            self._away = False
+
+    def cut_after(self, sent: int) -> None:
+        """Cut whatever is open once `sent` more bytes have gone to the server: amid an upload, say."""
+        with self._lock:
+            self._left = sent
+
+    def close(self) -> None:
+        self._away = True
+        self._listener.close()
+        self._cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if self._away:
+                client.close()
+                continue
+            try:
+                server = socket.create_connection(("127.0.0.1", self.target), timeout=5)
+            except OSError:
+                client.close()
+                continue
+            server.settimeout(None)
+            with self._lock:
+                self._open |= {client, server}
+            for source, sink, up in ((client, server, True), (server, client, False)):
+                threading.Thread(target=self._pump, args=(source, sink, up), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, up: bool) -> None:
+        with contextlib.suppress(OSError):
+            while piece := source.recv(PIECE):
+                sink.sendall(piece)
+                if up and self._spent(len(piece)):
+                    self._cut()
+        for end in (source, sink):
+            with self._lock:
+                self._open.discard(end)
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _spent(self, count: int) -> bool:
+        """Whether these bytes were the last that `cut_after` allowed."""
+        with self._lock:
+            if self._left is None:
+                return False
+            self._left -= count
+            if self._left > 0:
+                return False
+            self._left = None
+            return True
+
+    def _cut(self) -> None:
+        with self._lock:
+            ends = list(self._open)
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,122 @@
+"""What a worker says about itself, every half minute, and whether it is to drain."""
+
+import importlib.metadata
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable
+
+from workers.contract import EnrolRequest, HelloRequest, WorkerFacts
+from workers.runtime.client import WorkerClient
+from workers.runtime.settings import SECRET_FILE, WorkerSettings
+from workers.wire.api import Refused, Unreachable
+
+log = logging.getLogger(__name__)
+
+HELLO_SECONDS = 30.0
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")
+
+
+def own_token(settings: WorkerSettings) -> str:
+    """The bearer token of this worker: its own secret where it has enrolled, else the shared token.
+
+    Enrols when there is a one-time token and no secret yet. Raises Refused or Unreachable when that fails.
+    """
+    path = settings.work_dir / SECRET_FILE
+    if path.exists():
+        return path.read_text(encoding="utf-8").strip()
+    if not settings.enrol_token:
+        return settings.token
+    client = WorkerClient(settings.url, settings.enrol_token)
+    try:
+        secret = client.enrol(EnrolRequest(worker=settings.name)).secret
+    finally:
+        client.close()
+    partial = path.with_name(f".{SECRET_FILE}")
+    partial.touch(mode=0o600)
+    partial.write_text(secret, encoding="utf-8")
+    os.replace(partial, path)
+    log.info("enrolled as %s", settings.name)
+    return secret
+
+
+def facts(settings: WorkerSettings, queue: str) -> WorkerFacts:
+    """Machine and libraries; imports none of them."""
+    return WorkerFacts(
+        queue=queue[:40],
+        host=platform.node()[:120],
+        devices=_devices(),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        disk_free_bytes=shutil.disk_usage(settings.work_dir).free,
+        versions={"python": platform.python_version(), **_versions()},
+    )
+
+
+def _devices() -> list[str]:
+    """Accelerators as their driver names them, with their memory."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    command = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line.strip()[:120] for line in done.stdout.splitlines() if line.strip()][:64]
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+class Presence:
+    """A thread that says hello. `on_drain(True)` is called when no more work is to be taken, and back."""
+
+    def __init__(
+        self, settings: WorkerSettings, token: str, queue: str, on_drain: Callable[[bool], None]
+    ) -> None:
+        self._settings, self._queue, self._on_drain = settings, queue, on_drain
+        self._client = WorkerClient(settings.url, token)
+        self._stop = threading.Event()
+        self._draining = False
+        self._refused = ""
+        self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _run(self) -> None:
+        while True:
+            self._say_hello()
+            if self._stop.wait(HELLO_SECONDS):
+                return
+
+    def _say_hello(self) -> None:
+        request = HelloRequest(worker=self._settings.name, facts=facts(self._settings, self._queue))
+        try:
+            answer = self._client.hello(request)
+        except Refused as refused:
+            if self._refused != str(refused):  # once, not every half minute
+                log.error("the platform gives this worker no work: %s", refused)
+            self._refused = str(refused)
+        except Unreachable as error:
+            log.warning("hello: %s", error)
+        except OSError as error:
+            log.warning("hello: %s", type(error).__name__)
+        else:
+            self._refused = ""
+            if answer.draining != self._draining:
+                self._draining = answer.draining
+                self._on_drain(answer.draining)
