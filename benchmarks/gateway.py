@@ -1,10 +1,12 @@
 """What the gateway adds: latency at one connection, requests a second at sixteen, time per chunk.
 
-    python benchmarks/gateway.py [--seconds 5]
+    python benchmarks/gateway.py [--seconds 5] [--litellm var/peers/litellm/bin/python]
 
-Beside each other in one run: a fast fake engine called directly, and the same engine through one gateway
-process (keys, routing, reasoning split and the ledger on, a real Postgres). The processor time of the gateway
-per request is measured too: on a busy machine it is the figure to compare. Ends with one JSON line.
+Beside each other in one run: a fast fake engine called directly, the same engine through one gateway process
+(a key with limits and a budget, routing, reasoning split, the ledger on disk and in a real Postgres), and the
+same engine through LiteLLM's proxy (`gateway_peer.py`). The processor time per request is measured too: on a
+busy machine it is the figure to compare. At the end the ledger is compared with what the engine was asked.
+Ends with one JSON line. `make bench-gateway` installs the peer and runs all of it.
 """
 
 import argparse
@@ -16,8 +18,10 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,6 +64,8 @@ _ANSWER = json.dumps(
         "usage": {"prompt_tokens": 80, "completion_tokens": 70, "total_tokens": 150},
     }
 ).encode()
+TOKENS_WHOLE, TOKENS_STREAMED = 150, 81
+"""Of one answer, prompt included, as the engine's usage says. Its stream says 1 token of answer all along."""
 _CHUNKS = [
     _chunk({"role": "assistant", "content": ""}),
     *[_chunk({"content": " word"})] * CHUNKS,
@@ -103,9 +109,12 @@ class Target:
     model: str
     sent: int = 0
     """Requests so far."""
+    whole: int = 0
+    """Of them, those that did not stream."""
 
     def request(self, *, stream: bool) -> bytes:
         self.sent += 1
+        self.whole += not stream
         body = {"model": self.model, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0}
         raw = json.dumps({**body, "stream": True} if stream else body, separators=(",", ":")).encode()
         head = (
@@ -237,57 +246,88 @@ def _serve(application: str, environment: dict[str, str]) -> tuple[subprocess.Po
 
 
 def _publish(engine_port: int) -> tuple[str, str]:
-    """An alias published on a replica that is the fake engine: (key, alias)."""
+    """An alias published on a replica that is the fake engine, and a key with limits: (key, alias)."""
     from django.core.management import call_command  # noqa: PLC0415
 
     from tests.web.gateway.engine import Engine  # noqa: PLC0415
     from tests.web.gateway.house import make_house  # noqa: PLC0415
 
     call_command("migrate", verbosity=0)
+    from stillhouse.accounts.actions import create_key  # noqa: PLC0415
+    from stillhouse.accounts.keys import KeyTerms  # noqa: PLC0415
     from stillhouse.publishing.actions import publish  # noqa: PLC0415
 
     house = make_house(Engine(models=set(), url=f"http://127.0.0.1:{engine_port}"))
     version = house.approved()
-    return house.secret, publish(by=house.lead, alias_name="clauses", version=version).alias.name
+    terms = KeyTerms(requests_per_minute=10**6, tokens_per_minute=10**9, monthly_tokens=10**12)
+    _, secret = create_key(by=house.lead, name="benchmark", terms=terms)
+    return secret, publish(by=house.lead, alias_name="clauses", version=version).alias.name
 
 
-def _records() -> int:
-    from stillhouse.usage.models import UsageRecord  # noqa: PLC0415
+def _ledger() -> dict[str, int]:
+    """What the ledger has: rows, their tokens, and the tokens of the hours that were summed as they came."""
+    from django.db.models import Count, F, Sum  # noqa: PLC0415
 
-    return UsageRecord.objects.count()
+    from stillhouse.usage.models import UsageHour, UsageRecord  # noqa: PLC0415
+
+    tokens = Sum(F("prompt_tokens") + F("completion_tokens"))
+    rows = UsageRecord.objects.aggregate(rows=Count("id"), tokens=tokens)
+    hours = UsageHour.objects.aggregate(rows=Sum("requests"), tokens=tokens)
+    return {
+        "ledger_rows": rows["rows"],
+        "ledger_tokens": rows["tokens"] or 0,
+        "hours_rows": hours["rows"] or 0,
+        "hours_tokens": hours["tokens"] or 0,
+    }
 
 
-async def _measure(direct: Target, gateway: Target, seconds: float) -> dict[str, Any]:
+async def _measure(targets: dict[str, Target], seconds: float) -> dict[str, Any]:
+    """Every figure of every target; what the others add to `direct`."""
     figures: dict[str, Any] = {
         "seconds_each": seconds,
         "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
     }
-    latencies = {"direct": await latency(direct, seconds), "gateway": await latency(gateway, seconds)}
+    latencies = {name: await latency(target, seconds) for name, target in targets.items()}
     for share in (50, 99):
         at = {name: statistics.quantiles(times, n=100)[share - 1] for name, times in latencies.items()}
-        figures[f"direct_p{share}_ms"] = round(at["direct"], 3)
-        figures[f"added_p{share}_ms"] = round(at["gateway"] - at["direct"], 3)
-    for name, target in (("direct", direct), ("gateway", gateway)):
+        figures |= _beside_direct(at, f"p{share}_ms")
+    for name, target in targets.items():
         spent, sent = processor_seconds(target.pid), target.sent
         rate, figures[f"{name}_errors"] = await throughput(target, seconds)
         figures[f"{name}_rps_{CONNECTIONS}"] = round(rate)
         spent, sent = processor_seconds(target.pid) - spent, target.sent - sent
         figures[f"{name}_processor_ms_per_request"] = round(spent / sent * 1000, 3)
-    (direct_first, direct_chunk), (first, chunk) = (
-        await streams(direct, seconds),
-        await streams(gateway, seconds),
-    )
-    figures["added_first_token_ms"] = round(first - direct_first, 3)
-    figures["added_per_chunk_ms"] = round(chunk - direct_chunk, 4)
+    firsts, chunks = {}, {}
+    for name, target in targets.items():
+        firsts[name], chunks[name] = await streams(target, seconds)
+    figures |= _beside_direct(firsts, "first_token_ms") | _beside_direct(chunks, "per_chunk_ms")
+    if "litellm" in targets:
+        ratio = figures[f"gateway_rps_{CONNECTIONS}"] / figures[f"litellm_rps_{CONNECTIONS}"]
+        figures["times_litellm_rps"] = round(ratio, 1)
     return figures
+
+
+def _beside_direct(values: dict[str, float], unit: str) -> dict[str, float]:
+    direct = values["direct"]
+    added = {f"{name}_added_{unit}": round(value - direct, 4) for name, value in values.items()}
+    del added[f"direct_added_{unit}"]
+    return {f"direct_{unit}": round(direct, 4), **added}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each figure is measured")
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--litellm", type=Path, metavar="PYTHON", help="of the environment with LiteLLM")
+    options = parser.parse_args()
     sys.path[:0] = [str(ROOT / "platform"), str(ROOT)]
+    with ExitStack() as stack:
+        figures = _run(stack, options.seconds, options.litellm)
+    print(json.dumps(figures))
+
+
+def _run(stack: ExitStack, seconds: float, litellm: Path | None) -> dict[str, Any]:
     from tests.stores import Stores  # noqa: PLC0415
 
     stores = Stores()
@@ -295,25 +335,42 @@ def main() -> None:
     import django  # noqa: PLC0415
 
     django.setup()
-    processes = []
+    stack.callback(stores.stop)
+    stores.start()
+    engine_process, engine_port = _serve("benchmarks.gateway:engine", dict(os.environ))
+    stack.callback(_end, engine_process)
+    key, alias = _publish(engine_port)
+    gateway_process, gateway_port = _serve("stillhouse.gateway.asgi:application", dict(os.environ))
+    stack.callback(_end, gateway_process)
+    targets = {
+        "direct": Target(engine_port, engine_process.pid, "", "base"),
+        "gateway": Target(gateway_port, gateway_process.pid, key, alias),
+    }
+    figures: dict[str, Any] = {}
+    if litellm is not None:
+        from benchmarks import gateway_peer  # noqa: PLC0415
+
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="litellm-")))
+        port = _free_port()
+        peer = gateway_peer.start(litellm, engine_port=engine_port, port=port, folder=folder)
+        stack.callback(_end, peer)
+        targets["litellm"] = Target(port, peer.pid, gateway_peer.KEY, gateway_peer.MODEL)
+        figures["litellm"] = f"{gateway_peer.version(litellm)}, one worker, master key, no database"
+    figures |= asyncio.run(_measure(targets, seconds))
+    time.sleep(3)
+    gateway = targets["gateway"]
+    streamed = gateway.sent - gateway.whole
+    expected = gateway.whole * TOKENS_WHOLE + streamed * TOKENS_STREAMED
+    return figures | {"requests": gateway.sent, "tokens": expected, **_ledger()}
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
     try:
-        stores.start()
-        engine_process, engine_port = _serve("benchmarks.gateway:engine", dict(os.environ))
-        processes.append(engine_process)
-        key, alias = _publish(engine_port)
-        gateway_process, gateway_port = _serve("stillhouse.gateway.asgi:application", dict(os.environ))
-        processes.append(gateway_process)
-        direct = Target(engine_port, engine_process.pid, "", "base")
-        gateway = Target(gateway_port, gateway_process.pid, key, alias)
-        figures = asyncio.run(_measure(direct, gateway, seconds))
-        time.sleep(2)
-        figures |= {"requests": gateway.sent, "usage_rows": _records()}
-        print(json.dumps(figures))
-    finally:
-        for process in processes:
-            process.terminate()
-            process.wait(timeout=10)
-        stores.stop()
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(timeout=10)
 
 
 if __name__ == "__main__":

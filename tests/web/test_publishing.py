@@ -4,18 +4,27 @@ from typing import Any
 
 import pytest
 from django.db import DatabaseError, connection, transaction
+from django.utils import timezone
 
 from stillhouse.adapters.models import AdapterVersion
 from stillhouse.audit.models import AuditEvent
 from stillhouse.core.errors import NotFound, UserError
-from stillhouse.publishing.actions import publish, rollback
-from stillhouse.publishing.models import Alias, Publication
+from stillhouse.publishing.actions import (
+    end_canary,
+    end_shadow,
+    publish,
+    rollback,
+    start_canary,
+    start_shadow,
+)
+from stillhouse.publishing.models import Alias, Publication, Share
 from stillhouse.publishing.queries import (
     aliases,
     aliases_of,
     current_publication,
     get_alias,
     history,
+    live_version_ids,
     rollback_target,
 )
 from stillhouse.serving.actions import sync_pool
@@ -197,3 +206,108 @@ def test_rolling_back_at_once_goes_back_step_by_step(world: World) -> None:
     at_once(*[lambda: rollback(by=world.lead, alias=alias)] * 3)
     assert served(world) == versions[0]
     assert alias.publications.filter(kind="rollback").count() == 2
+
+
+def parts(alias: Alias) -> list[tuple[str, int, bool]]:
+    """Serving name, per cent and shadow of the newest publication's shares."""
+    row = history(alias).first()
+    assert row is not None
+    return [(share.version.id, share.percent, share.shadow) for share in row.shares.order_by("shadow")]
+
+
+def test_a_canary_leaves_the_version_and_a_hundred_per_cent_replaces_it(world: World) -> None:
+    first, second = ready_versions(world, 2)
+    alias = publish(by=world.lead, alias_name="clauses", version=first).alias
+    start_canary(by=world.lead, alias=alias, version=second, percent=10)
+    start_canary(by=world.lead, alias=alias, version=second, percent=50, spread="request")
+    assert parts(alias) == [(second.id, 50, False)] and served(world) == first
+    assert aliases_of(second) == aliases_of(first) == [alias]
+    assert rollback_target(alias) is None
+    full = start_canary(by=world.lead, alias=alias, version=second, percent=100)
+    assert (full.kind, full.sequence) == ("publish", 4) and served(world) == second and parts(alias) == []
+    assert rollback(by=world.lead, alias=alias).version == first
+    assert AuditEvent.objects.filter(action="alias.shared").count() == 2
+    details = AuditEvent.objects.filter(action="alias.shared").latest("sequence").details
+    assert details["canary"]["percent"] == 50 and details["serving_name"] == first.serving_name
+
+
+def test_canary_and_shadow_end_apart_and_publishing_ends_both(world: World) -> None:
+    first, second, third = ready_versions(world, 3)
+    alias = publish(by=world.lead, alias_name="clauses", version=first).alias
+    start_canary(by=world.lead, alias=alias, version=second, percent=10)
+    start_shadow(by=world.lead, alias=alias, version=third, percent=100)
+    assert parts(alias) == [(second.id, 10, False), (third.id, 100, True)]
+    assert live_version_ids(since=timezone.now()) == {first.id, second.id, third.id}
+    end_canary(by=world.lead, alias=alias)
+    assert parts(alias) == [(third.id, 100, True)]
+    end_shadow(by=world.lead, alias=alias)
+    before = alias.publications.count()
+    end_shadow(by=world.lead, alias=alias)
+    assert parts(alias) == [] and alias.publications.count() == before
+    start_shadow(by=world.lead, alias=alias, version=third, percent=5)
+    publish(by=world.lead, alias_name="clauses", version=first)
+    assert parts(alias) == [] and served(world) == first
+
+
+@pytest.mark.parametrize("percent", [0, -1, 101])
+def test_a_share_is_a_part(world: World, percent: int) -> None:
+    first, second = ready_versions(world, 2)
+    alias = publish(by=world.lead, alias_name="clauses", version=first).alias
+    start: Any
+    for start in (start_canary, start_shadow):
+        with pytest.raises(UserError) as caught:
+            start(by=world.lead, alias=alias, version=second, percent=percent)
+        assert caught.value.code == "bad_share"
+    assert alias.publications.count() == 1
+
+
+def test_only_a_lead_shares_and_only_what_may_serve(world: World) -> None:
+    first, second = ready_versions(world, 2)
+    alias = publish(by=world.lead, alias_name="clauses", version=first).alias
+    start: Any
+    for start in (start_canary, start_shadow):
+        for by, error in ((world.expert, "not_allowed"), (world.outsider, "not_found")):
+            with pytest.raises(UserError) as caught:
+                start(by=by, alias=alias, version=second, percent=100)
+            assert caught.value.code == error
+        AdapterVersion.objects.filter(pk=second.pk).update(state="retired")
+        with pytest.raises(UserError) as caught:
+            start(by=world.lead, alias=alias, version=second, percent=10)
+        assert caught.value.code == "model_not_approved"
+        AdapterVersion.objects.filter(pk=second.pk).update(state="approved")
+    for end in (end_canary, end_shadow):
+        with pytest.raises(NotFound):
+            end(by=world.outsider, alias=alias)
+    with pytest.raises(UserError) as caught:
+        start_canary(by=world.lead, alias=alias, version=first, percent=10)
+    assert caught.value.code == "bad_share"
+
+
+def test_shares_are_never_changed(world: World) -> None:
+    first, second = ready_versions(world, 2)
+    alias = publish(by=world.lead, alias_name="clauses", version=first).alias
+    start_canary(by=world.lead, alias=alias, version=second, percent=10)
+    with pytest.raises(DatabaseError, match="append-only"), transaction.atomic():
+        Share.objects.update(percent=90)
+    assert parts(alias) == [(second.id, 10, False)]
+
+
+def test_the_alias_page_starts_grows_and_ends_a_canary(world: World) -> None:
+    first, second = ready_versions(world, 2)
+    alias = publish(by=world.lead, alias_name="clauses", version=first).alias
+    client, address = world.client(world.lead), f"/w/acme/aliases/{alias.pk}/shares/"
+    form = {"kind": "canary", "version": second.pk, "percent": "10", "spread": "user"}
+    assert client.post(address, form).status_code == 302
+    text = client.get("/w/acme/aliases/").content.decode()
+    assert "End canary" in text and "10 %" in text
+    assert "End canary" not in world.client(world.expert).get("/w/acme/aliases/").content.decode()
+    client.post(address, {**form, "percent": "50"})
+    assert parts(alias) == [(second.id, 50, False)]
+    client.post(address, {**form, "kind": "shadow", "percent": "20"})
+    assert parts(alias) == [(second.id, 50, False), (second.id, 20, True)]
+    client.post(address, {"kind": "shadow", "percent": "0"})
+    client.post(address, {**form, "percent": "0"})
+    assert parts(alias) == []
+    assert client.post(address, {**form, "percent": "many"}).status_code == 400
+    theirs = world.client(world.outsider).post(f"/w/globex/aliases/{alias.pk}/shares/", form)
+    assert theirs.status_code == 404

@@ -18,6 +18,7 @@ Permission = Literal[
     "alias.publish",
     "alias.rollback",
     "key.manage",
+    "pool.manage",
     "member.manage",
 ]
 
@@ -34,6 +35,7 @@ PERMISSIONS: Mapping[Permission, frozenset[Role]] = {
     "alias.publish": _LEADS,
     "alias.rollback": _LEADS,
     "key.manage": _LEADS,
+    "pool.manage": _LEADS,
     "member.manage": _ADMINS,
 }
 
@@ -46,6 +48,7 @@ _IN_WORDS: Mapping[Permission, str] = {
     "alias.publish": "publish a version",
     "alias.rollback": "roll an alias back",
     "key.manage": "make or revoke API keys",
+    "pool.manage": "drain replicas or pin versions",
     "member.manage": "add or change members",
 }
 

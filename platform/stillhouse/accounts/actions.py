@@ -1,5 +1,9 @@
 """Writes: workspaces, members and keys."""
 
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email, validate_slug
@@ -7,12 +11,14 @@ from django.db import transaction
 from django.utils import timezone
 
 from stillhouse.accounts.access import require
-from stillhouse.accounts.keys import make_key
+from stillhouse.accounts.keys import SCOPES, KeyTerms, make_key
 from stillhouse.accounts.models import ApiKey, Membership, Role, User, Workspace
 from stillhouse.audit.actions import record
 from stillhouse.core.errors import NotFound, UserError
 from stillhouse.core.notify import GATEWAY, notify
 from stillhouse.core.text import clean_name
+
+_HIGHEST = {"requests_per_minute": 10**6, "tokens_per_minute": 10**9, "monthly_tokens": 10**15}
 
 
 @transaction.atomic
@@ -92,9 +98,15 @@ def set_password(*, user: User, password: str, by: User | None = None) -> None:
 
 
 @transaction.atomic
-def create_key(*, by: Membership, name: str) -> tuple[ApiKey, str]:
-    """Make an app's key; returns it with its secret, which exists nowhere else and is shown once."""
+def create_key(*, by: Membership, name: str, terms: KeyTerms | None = None) -> tuple[ApiKey, str]:
+    """Make an app's key; returns it with its secret, which exists nowhere else and is shown once.
+
+    Without `terms` it may do everything an app may, without limits. Raises UserError `not_allowed`,
+    `bad_scope`, `bad_limit` or `bad_expiry`.
+    """
     require(by, "key.manage")
+    terms = terms or KeyTerms()
+    _check_terms(terms)
     made = make_key()
     key = ApiKey.objects.create(
         workspace=by.workspace,
@@ -102,10 +114,72 @@ def create_key(*, by: Membership, name: str) -> tuple[ApiKey, str]:
         prefix=made.prefix,
         digest=made.digest,
         created_by=by.user,
+        **_fields(terms),
     )
-    record(workspace=by.workspace, by=by.user, action="key.created", object_id=key.pk, object_name=key.name)
-    notify(GATEWAY)
+    _record_terms(by, key, "key.created")
     return key, made.secret
+
+
+@transaction.atomic
+def change_key(*, by: Membership, key: ApiKey, terms: KeyTerms) -> ApiKey:
+    """Give a key other terms, from its app's next request on.
+
+    Raises NotFound, UserError `not_allowed`, `key_revoked`, or as `create_key`.
+    """
+    if key.workspace_id != by.workspace_id:
+        raise NotFound("key")
+    require(by, "key.manage")
+    # An expiry that has passed may stay, or the form of an expired key could not be sent at all.
+    _check_terms(terms, kept_expiry=key.expires_at)
+    if not ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(**_fields(terms)):
+        raise UserError(
+            "key_revoked", f"{key.name} is revoked for good.", "key", "Create another key.", status=409
+        )
+    key.refresh_from_db()
+    _record_terms(by, key, "key.changed")
+    return key
+
+
+def _fields(terms: KeyTerms) -> dict[str, Any]:
+    return {**asdict(terms), "scopes": sorted(terms.scopes)}
+
+
+def _record_terms(by: Membership, key: ApiKey, action: str) -> None:
+    limits = {name: value for name, value in _fields(key.terms).items() if value is not None}
+    if key.expires_at:
+        limits["expires_at"] = key.expires_at.isoformat()
+    record(
+        workspace=by.workspace,
+        by=by.user,
+        action=action,
+        object_id=key.pk,
+        object_name=key.name,
+        details=limits,
+    )
+    notify(GATEWAY)
+
+
+def _check_terms(terms: KeyTerms, *, kept_expiry: datetime | None = None) -> None:
+    if not terms.scopes or not terms.scopes <= set(SCOPES):
+        raise UserError(
+            "bad_scope", "A key is for something.", "scopes", f"Choose from: {', '.join(SCOPES)}."
+        )
+    if terms.expires_at and terms.expires_at != kept_expiry and terms.expires_at <= timezone.now():
+        raise UserError(
+            "bad_expiry",
+            f"{terms.expires_at:%Y-%m-%d %H:%M} UTC has passed.",
+            "expires_at",
+            "Choose a day that is still to come, or leave it out.",
+        )
+    for name, most in _HIGHEST.items():
+        value = getattr(terms, name)
+        if value is not None and not 1 <= value <= most:
+            raise UserError(
+                "bad_limit",
+                f"{value} is no limit that can be kept.",
+                name,
+                f"Write a whole number from 1 to {most}, or leave it empty for no limit.",
+            )
 
 
 @transaction.atomic

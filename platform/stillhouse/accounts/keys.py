@@ -1,8 +1,9 @@
-"""The form of an app's API key. Pure functions: the gateway calls them for every request."""
+"""The form of an app's API key, and its terms. Pure: the gateway uses this for every request."""
 
 import secrets
 import zlib
 from dataclasses import dataclass
+from datetime import datetime
 
 from stillhouse.core.secrets import digest
 
@@ -10,6 +11,23 @@ _MARK = "sk-sh-"
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: nothing that reads as something else
 _PREFIX_CHARS, _RANDOM_CHARS, _CHECKSUM_CHARS = 8, 32, 6
 _LENGTH = len(_MARK) + _PREFIX_CHARS + 1 + _RANDOM_CHARS + _CHECKSUM_CHARS
+
+INFERENCE, MODELS = "inference", "models"
+SCOPES = (INFERENCE, MODELS)
+"""What a key may be for: asking models, and listing them."""
+
+
+@dataclass(frozen=True)
+class KeyTerms:
+    """What a key may do, how much of it, and until when. None: no limit."""
+
+    scopes: frozenset[str] = frozenset(SCOPES)
+    expires_at: datetime | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    """Prompt and completion together."""
+    monthly_tokens: int | None = None
+    """Budget of a calendar month in UTC."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from typing import ClassVar
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
+from stillhouse.accounts.keys import SCOPES, KeyTerms
 from stillhouse.core.ids import IdField
 
 
@@ -65,6 +67,10 @@ class Membership(models.Model):
         ]
 
 
+def all_scopes() -> list[str]:
+    return list(SCOPES)
+
+
 class ApiKey(models.Model):
     """An app's key: only the HMAC of its secret is stored; the secret is shown once."""
 
@@ -77,3 +83,21 @@ class ApiKey(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
     revoked_by = models.ForeignKey(User, models.PROTECT, null=True, blank=True, related_name="+")
+    scopes = ArrayField(models.CharField(max_length=20), default=all_scopes)
+    """Of `accounts.keys.SCOPES`."""
+    expires_at = models.DateTimeField(null=True, blank=True)
+    requests_per_minute = models.PositiveIntegerField(null=True, blank=True)
+    tokens_per_minute = models.PositiveIntegerField(null=True, blank=True)
+    """Prompt and completion together. None: no limit, as in the two beside it."""
+    monthly_tokens = models.PositiveBigIntegerField(null=True, blank=True)
+    """Budget of a calendar month in UTC."""
+
+    @property
+    def terms(self) -> KeyTerms:
+        return KeyTerms(
+            scopes=frozenset(self.scopes),
+            expires_at=self.expires_at,
+            requests_per_minute=self.requests_per_minute,
+            tokens_per_minute=self.tokens_per_minute,
+            monthly_tokens=self.monthly_tokens,
+        )

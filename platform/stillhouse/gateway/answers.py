@@ -7,7 +7,7 @@ from typing import Any
 from stillhouse.gateway.errors import ApiError
 from stillhouse.gateway.requests import InferenceRequest
 from stillhouse.gateway.routing import Target
-from stillhouse.gateway.think import Split, ThinkSplitter, split_text
+from stillhouse.gateway.think import Split, ThinkSplitter
 from stillhouse.gateway.usage import Record
 
 _MAX_EVENT_BYTES = 16 * 1024 * 1024
@@ -88,6 +88,16 @@ class Answer:
         if isinstance(usage, dict):
             self._record.prompt_tokens = usage.get("prompt_tokens") or 0
             self._record.completion_tokens = usage.get("completion_tokens") or 0
+            if (reasoning := _reasoning_tokens(usage)) is not None:
+                self._record.reasoning_tokens = reasoning
+            self._record.counted()
+
+
+def _reasoning_tokens(usage: dict[str, Any]) -> int | None:
+    """What the engine says of it; one that does not split by itself says nothing."""
+    details = usage.get("completion_tokens_details")
+    count = details.get("reasoning_tokens") if isinstance(details, dict) else None
+    return count if isinstance(count, int) and count > 0 else None
 
 
 class WholeAnswer(Answer):
@@ -103,21 +113,36 @@ class WholeAnswer(Answer):
                 502, "engine_error", "The engine answered with something unreadable. Tell your operator."
             ) from error
         body["model"] = self._target.name
-        self._count(body.get("usage"))
         for choice in choices:
             self._record.finish_reason = choice.get("finish_reason") or ""
             if self._chat:
                 self._split(choice["message"])
+        self._share_out(body.get("usage"), choices)
+        self._count(body.get("usage"))
         return _dump(body)
 
     def _split(self, message: dict[str, Any]) -> None:
+        """None says that there was no think block, "" that there was nothing in it."""
         reasoning = message.get("reasoning") or message.get("reasoning_content")
         content = message.get("content")
         if not reasoning and isinstance(content, str):
-            reasoning, message["content"] = split_text(
-                self._target.think, content, prompt_opens=self._prompt_opens
+            splitter = ThinkSplitter(self._target.think, prompt_opens=self._prompt_opens)
+            parts = [splitter.feed(content), splitter.finish()]
+            message["content"] = "".join(part[1] for part in parts)
+            reasoning = "".join(part[0] for part in parts) if splitter.had_block else None
+        _put_reasoning(message, reasoning)
+
+    def _share_out(self, usage: Any, choices: list[dict[str, Any]]) -> None:
+        """Reasoning tokens by the share of characters, for want of a better count of a whole answer."""
+        if not self._chat or not isinstance(usage, dict):
+            return
+        messages = [choice["message"] for choice in choices]
+        thought = sum(len(message.get("reasoning") or "") for message in messages)
+        said = sum(len(message.get("content") or "") for message in messages)
+        if thought:
+            self._record.reasoning_tokens = round(
+                (usage.get("completion_tokens") or 0) * thought / (thought + said)
             )
-        _put_reasoning(message, reasoning or None)
 
 
 class StreamedAnswer(Answer):
@@ -128,6 +153,8 @@ class StreamedAnswer(Answer):
         self._rest = b""
         self._splitters: dict[int, ThinkSplitter | None] = {}
         self._tokens: dict[int, int] = {}
+        self._reasoned: set[int] = set()
+        """Choices of which some reasoning was sent."""
         self.ended = False
         """The engine said that the stream is complete, or sent an error, which was passed on."""
 
@@ -166,9 +193,10 @@ class StreamedAnswer(Answer):
         if not choices:
             self._count(usage)
             return {**event, "usage": usage} if self._request.wants_usage else None
-        self._count_so_far(choices, usage)
         # A list, not a generator: every choice has to be looked at.
-        if not any([self._rewrite_choice(choice) for choice in choices]):
+        worth_sending = any([self._rewrite_choice(choice) for choice in choices])
+        self._count_so_far(choices, usage)
+        if not worth_sending:
             return None
         if self._record.first_token_ms is None and any(_has_text(choice) for choice in choices):
             self._record.first_token_ms = self._record.elapsed_ms()
@@ -179,8 +207,20 @@ class StreamedAnswer(Answer):
     def _count_so_far(self, choices: list[dict[str, Any]], usage: Any) -> None:
         """Tokens up to this chunk: the engine counts each choice by itself, and all in the last chunk."""
         if isinstance(usage, dict):
-            self._tokens[choices[0].get("index", 0)] = usage.get("completion_tokens") or 0
+            index = choices[0].get("index", 0)
+            before = self._tokens.get(index, 0)
+            self._tokens[index] = usage.get("completion_tokens") or 0
+            if self._is_thinking(index, choices[0]):
+                self._record.reasoning_tokens += max(0, self._tokens[index] - before)
             self._count({**usage, "completion_tokens": sum(self._tokens.values())})
+
+    def _is_thinking(self, index: int, choice: dict[str, Any]) -> bool:
+        """The tokens of this chunk are reasoning; the chunk in which a block ends counts as answer."""
+        splitter = self._splitters.get(index)
+        if splitter is not None:
+            return splitter.thinking
+        delta = choice.get("delta") or {}
+        return bool(delta.get("reasoning")) and not delta.get("content")
 
     def _rewrite_choice(self, choice: dict[str, Any]) -> bool:
         """Split the text of one choice in place; returns whether there is anything to send."""
@@ -195,9 +235,15 @@ class StreamedAnswer(Answer):
             delta["content"] = content
         else:
             delta.pop("content", None)
-        if reasoning:
+        if reasoning or (finish and self._had_empty_block(choice.get("index", 0))):
             _put_reasoning(delta, reasoning)
+            self._reasoned.add(choice.get("index", 0))
         return bool(delta or finish or choice.get("logprobs"))
+
+    def _had_empty_block(self, index: int) -> bool:
+        """There was a think block and nothing in it: said once, at the end."""
+        splitter = self._splitters.get(index)
+        return index not in self._reasoned and splitter is not None and splitter.had_block
 
     def _split(self, index: int, delta: dict[str, Any], *, finished: bool) -> Split:
         content = delta.get("content") or ""

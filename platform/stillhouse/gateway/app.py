@@ -9,6 +9,8 @@ from typing import Self
 
 import aiohttp
 
+from stillhouse.accounts.keys import INFERENCE, MODELS
+from stillhouse.core.secrets import same
 from stillhouse.gateway.answers import (
     END_OF_STREAM,
     StreamedAnswer,
@@ -20,12 +22,15 @@ from stillhouse.gateway.auth import Caller, bearer_token, identify, wrong_key
 from stillhouse.gateway.config import GatewayConfig
 from stillhouse.gateway.connection import Call, ClientGone, ClientWatch, Receive, Scope, Send, check_headers
 from stillhouse.gateway.errors import ApiError, Headers
+from stillhouse.gateway.ledger import Ledger
+from stillhouse.gateway.limits import Limits
 from stillhouse.gateway.link import DatabaseLink
+from stillhouse.gateway.metrics import CONTENT_TYPE, OTHER, Metrics
 from stillhouse.gateway.requests import Endpoint, InferenceRequest, parse_request
 from stillhouse.gateway.routing import Target, list_models, not_found, resolve
+from stillhouse.gateway.shadow import Shadows
 from stillhouse.gateway.snapshot import Snapshot
 from stillhouse.gateway.upstream import Upstream
-from stillhouse.gateway.usage import Ledger
 
 logger = logging.getLogger("stillhouse.gateway")
 
@@ -34,8 +39,14 @@ _INFERENCE: dict[str, Endpoint] = {
     "/v1/completions": "completions",
 }
 _MODELS = "/v1/models"
+_METRICS = "/metrics"
 _CLIENT_CLOSED = 499
 """For log and ledger, as nginx counts it: the app left before the answer began."""
+NOTHING_HERE = ApiError(
+    404,
+    "unknown_url",
+    "There is nothing here. The API is /v1/chat/completions, /v1/completions and /v1/models.",
+)
 _STREAM_HEADERS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -48,9 +59,12 @@ class Gateway:
 
     def __init__(self, config: GatewayConfig) -> None:
         self._config = config
-        self._ledger = Ledger(config.ledger_rows)
-        self.link = DatabaseLink(config, self._ledger)
+        self.ledger = Ledger(config)
+        self._limits = Limits()
+        self.link = DatabaseLink(config, self.ledger, self._limits)
         self._upstream = Upstream(config)
+        self.shadows = Shadows(self._upstream, self.ledger.begin, self.ledger.end)
+        self._metrics = Metrics(self.link, self.ledger, self.shadows)
 
     @classmethod
     def from_settings(cls) -> Self:
@@ -58,16 +72,19 @@ class Gateway:
 
     @staticmethod
     def serves(path: str) -> bool:
-        """Whether a path is the gateway's."""
-        return path in _INFERENCE or path == _MODELS or path.startswith(_MODELS + "/")
+        """Whether a path is the gateway's: all of /v1/, so that a client of the API never meets a page."""
+        return path == "/v1" or path.startswith("/v1/") or path == _METRICS
 
     async def start(self) -> None:
+        await self.ledger.start()
         await self._upstream.start()
         await self.link.start()
 
     async def stop(self) -> None:
+        await self.shadows.stop()
         await self._upstream.stop()
         await self.link.stop()
+        await self.ledger.stop()
 
     async def lifespan(self, receive: Receive, send: Send) -> None:
         """ASGI's lifespan protocol."""
@@ -81,6 +98,7 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call(scope, receive, send)
         record = call.record
+        self._metrics.in_flight.inc()
         try:
             await self._dispatch(call)
             record.status = call.status
@@ -101,15 +119,31 @@ class Gateway:
 
     def _close(self, call: Call) -> None:
         record = call.record
-        record.total_ms = record.elapsed_ms()
-        if record.served:
-            self._ledger.add(record)
+        if not call.booked:
+            record.total_ms = record.elapsed_ms()
+            if record.served:
+                self._book(call)
+        self._metrics.in_flight.dec()
+        if call.path != _METRICS:
+            self._metrics.count(_endpoint_of(call.path), record)
         if logger.isEnabledFor(logging.INFO):
             logger.info("%s", json.dumps({"path": call.path[:100], **record.log_fields()}))
 
+    def _book(self, call: Call) -> None:
+        """Into the ledger, before the app has the last byte: what it got whole is there, whatever happens."""
+        call.booked = True
+        call.record.total_ms = call.record.elapsed_ms()
+        self.ledger.end(call.record)
+        self._limits.spend(call.record)
+
     async def _dispatch(self, call: Call) -> None:
+        if call.path == _METRICS:
+            await self._show_metrics(call)
+            return
         endpoint = _INFERENCE.get(call.path)
         check_headers(call.scope["headers"], self._config.max_body_bytes)
+        if endpoint is None and call.path != _MODELS and not call.path.startswith(_MODELS + "/"):
+            raise NOTHING_HERE
         allowed = "POST" if endpoint else "GET"
         if call.scope["method"] != allowed:
             call.headers.append((b"allow", allowed.encode()))
@@ -117,15 +151,34 @@ class Gateway:
         caller = await self._caller(call.scope)
         call.record.caller, call.record.workspace_id = caller.id, caller.workspace_id
         if endpoint is None:
+            caller.require(MODELS)
             await self._models(call, caller)
             return
+        caller.require(INFERENCE)
+        if caller.key is not None:
+            call.record.key = caller.key.id
+            call.headers += self._limits.admit(caller.key)
         raw = await call.read_body(max_bytes=self._config.max_body_bytes, seconds=self._config.body_seconds)
         request = parse_request(endpoint, raw)
         call.record.model = request.model
-        target = await self._target(caller, request.model)
-        call.record.served = target.name
+        target = await self._target(caller, request)
+        call.record.served, call.record.version, call.record.alias = target.name, target.version, target.alias
+        self.ledger.begin(call.record)
         call.headers.append((b"x-stillhouse-version", target.name.encode()))
+        if target.shadow is not None:
+            self.shadows.send(request, target.shadow, call.record, limit=self._config.max_shadows)
         await (self._stream if request.stream else self._whole)(call, request, target)
+
+    async def _show_metrics(self, call: Call) -> None:
+        wanted = self._config.metrics_token
+        if not wanted:
+            raise NOTHING_HERE
+        if not same(bearer_token(call.scope["headers"]), wanted):
+            raise ApiError(401, "invalid_token", "Send METRICS_TOKEN in the header `Authorization: Bearer`.")
+        body = self._metrics.text()
+        head = [(b"content-type", CONTENT_TYPE), (b"content-length", b"%d" % len(body))]
+        await call.start(200, head)
+        await call.send({"type": "http.response.body", "body": body})
 
     # ---- who, and what
 
@@ -144,14 +197,14 @@ class Gateway:
             raise wrong_key()
         return caller
 
-    async def _target(self, caller: Caller, name: str) -> Target:
+    async def _target(self, caller: Caller, request: InferenceRequest) -> Target:
         try:
-            return resolve(self._snapshot(), caller, name)
+            return resolve(self._snapshot(), caller, request.model, request.user)
         except ApiError as error:
             if error.status not in (403, 404):
                 raise
         await self.link.catch_up()  # published or approved a moment ago?
-        return resolve(self._snapshot(), caller, name)
+        return resolve(self._snapshot(), caller, request.model, request.user)
 
     async def _models(self, call: Call, caller: Caller) -> None:
         models = list_models(self._snapshot(), caller)
@@ -176,7 +229,10 @@ class Gateway:
             raw = await _read(response)
         if response.status != 200:
             raise engine_error(response.status, raw)
-        await call.send_body(200, WholeAnswer(request, target, call.record).rewrite(raw))
+        answer = WholeAnswer(request, target, call.record).rewrite(raw)
+        call.record.status = 200
+        self._book(call)
+        await call.send_body(200, answer)
 
     async def _stream(self, call: Call, request: InferenceRequest, target: Target) -> None:
         body = request.upstream_body(target.name)
@@ -189,7 +245,15 @@ class Gateway:
                 raise engine_error(response.status, await _read(response))
             await call.start(200, _STREAM_HEADERS)
             last = await _pass_on(response, answer, call)
+        call.record.status = 200
+        self._book(call)
         await call.send({"type": "http.response.body", "body": last})
+
+
+def _endpoint_of(path: str) -> str:
+    if path == _MODELS or path.startswith(_MODELS + "/"):
+        return "models"
+    return _INFERENCE.get(path, OTHER)
 
 
 def _internal_error(request_id: str) -> ApiError:

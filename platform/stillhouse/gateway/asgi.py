@@ -8,17 +8,11 @@ import os
 from django.conf import settings
 from django.utils.log import configure_logging
 
-from stillhouse.gateway.app import Gateway
+from stillhouse.gateway.app import NOTHING_HERE, Gateway
 from stillhouse.gateway.connection import Call, Receive, Scope, Send
-from stillhouse.gateway.errors import ApiError
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "stillhouse.settings")
 configure_logging(settings.LOGGING_CONFIG, settings.LOGGING)
-_NOTHING_HERE = ApiError(
-    404,
-    "not_found",
-    "There is nothing here. The API is /v1/chat/completions, /v1/completions and /v1/models.",
-)
 gateway = Gateway.from_settings()
 
 
@@ -31,4 +25,4 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     elif gateway.serves(scope["path"]):
         await gateway(scope, receive, send)
     else:
-        await Call(scope, receive, send).send_error(_NOTHING_HERE)
+        await Call(scope, receive, send).send_error(NOTHING_HERE)

@@ -1,11 +1,12 @@
 """Who is asking: an app by its key, or a person or job by a grant. No database, no ORM."""
 
 from dataclasses import dataclass
+from time import time
 
 from stillhouse.accounts.grants import read_grant
 from stillhouse.accounts.keys import digest_of, looks_valid
 from stillhouse.gateway.errors import ApiError
-from stillhouse.gateway.snapshot import Snapshot
+from stillhouse.gateway.snapshot import Key, Snapshot
 
 _MAX_TOKEN_CHARS = 4096
 _MISSING = (
@@ -27,6 +28,18 @@ class Caller:
     workspace_id: str
     models: frozenset[str] | None = None
     """The only names it may call; None for whatever an app of the workspace may call."""
+    key: Key | None = None
+    """Its terms; a grant has none."""
+
+    def require(self, scope: str) -> None:
+        """Raises ApiError 403 unless the key is for this."""
+        if self.key is not None and scope not in self.key.scopes:
+            raise ApiError(
+                403,
+                "missing_scope",
+                f"This key lacks the scope `{scope}`. Ask a lead of the workspace to add it "
+                "on the page API keys.",
+            )
 
 
 def bearer_token(headers: list[tuple[bytes, bytes]]) -> str:
@@ -52,7 +65,9 @@ def identify(token: str, snapshot: Snapshot) -> Caller | None:
     if not looks_valid(token):
         raise wrong_key()
     key = snapshot.keys.get(digest_of(token))
-    return Caller(key.id, key.workspace_id) if key else None
+    if key is not None and key.expires is not None and key.expires <= time():
+        raise wrong_key()
+    return Caller(key.id, key.workspace_id, key=key) if key else None
 
 
 def wrong_key() -> ApiError:

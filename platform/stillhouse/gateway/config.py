@@ -1,6 +1,7 @@
 """The gateway's limits and time-outs, with the reasons for their defaults."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from django.conf import settings
@@ -11,12 +12,16 @@ MEBIBYTE = 1024 * 1024
 @dataclass(frozen=True)
 class GatewayConfig:
     database_url: str
+    spool_dir: Path
+    """Where usage records wait for Postgres. On a disk of this machine: its locks have to be real ones."""
     max_body_bytes: int = 8 * MEBIBYTE
     """Of a request. A context of 128k tokens is about half a megabyte of text."""
     body_seconds: float = 60.0
     """How long a client may take to send its body."""
     read_seconds: float = 1.0
     """Between two full reads of the snapshot. Bounds how late a revocation acts when its NOTIFY is lost."""
+    copy_seconds: float = 1.0
+    """Between two copies of the ledger's records to Postgres."""
     database_seconds: float = 5.0
     """Longest time one exchange with Postgres may take before the connection counts as dead."""
     connect_seconds: float = 5.0
@@ -26,9 +31,19 @@ class GatewayConfig:
     keep_alive_seconds: float = 4.0
     """Of idle connections to engines. vLLM's server closes them after 5 s; we have to be first."""
     max_engine_connections: int = 1024
-    ledger_rows: int = 20_000
-    """Usage records that may wait in memory while Postgres is away."""
+    max_shadows: int = 8
+    """Shadow copies at a time. They take room on the engines that answer apps, so they are few."""
+    metrics_token: str = ""
+    """What a reader of /metrics shows as its bearer token. Empty: there is no /metrics."""
+    spool_bytes: int = 1024 * MEBIBYTE
+    """Of usage records on disk while Postgres is away: some two and a half million. Then the oldest go."""
+    unspooled_records: int = 20_000
+    """Usage records that may wait in memory while the disk takes none."""
 
     @classmethod
     def from_settings(cls) -> Self:
-        return cls(database_url=settings.DATABASE_URL)
+        return cls(
+            database_url=settings.DATABASE_URL,
+            spool_dir=settings.SPOOL_DIR,
+            metrics_token=settings.METRICS_TOKEN,
+        )

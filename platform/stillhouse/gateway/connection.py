@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +19,7 @@ Send = Callable[[Message], Awaitable[None]]
 _BODY_REFUSED = (408, 413, 415, 431)
 _LINGER_SECONDS = 5.0
 _LINGER_BYTES = 256 * 1024 * 1024
+_CLIENT_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _MAX_HEADERS = 100
 _MAX_HEADER_BYTES = 32 * 1024
 
@@ -94,9 +96,16 @@ class Call:
         self.scope = scope
         self.receive = receive
         self._send = send
-        self.record = Record(id=new_id("req"))
-        self.headers: Headers = [(b"x-request-id", self.record.id.encode())]
+        self.record = Record(id=new_id("req"), client_id=_client_id(scope["headers"]))
+        # The ledger keeps our own id: an app that sends the same one twice would pay for one request only.
+        ours = self.record.id.encode()
+        self.headers: Headers = [
+            (b"x-request-id", self.record.client_id.encode() or ours),
+            (b"x-stillhouse-request", ours),
+        ]
         """Of the answer, whatever it will be."""
+        self.booked = False
+        """The record is in the ledger."""
         self.status = 0
         """That the app was sent; 0 before the answer began."""
 
@@ -175,6 +184,14 @@ class Call:
                     left -= len(message.get("body", b""))
         except TimeoutError:
             return
+
+
+def _client_id(headers: list[tuple[bytes, bytes]]) -> str:
+    """The app's own id of the request, where it is one that can be logged and echoed."""
+    for name, value in headers:
+        if name == b"x-request-id" and _CLIENT_ID.fullmatch(value):
+            return value.decode()
+    return ""
 
 
 def _json_head(body: bytes) -> Headers:

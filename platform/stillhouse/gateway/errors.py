@@ -1,7 +1,7 @@
 """Errors as OpenAI's clients know them: `{"error": {"message", "type", "param", "code"}}`."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -25,12 +25,15 @@ class ApiError(Exception):
     param: str | None = None
     retry_after: int | None = None
     """Seconds after which asking again makes sense; None tells the client not to ask again."""
+    kind: str = ""
+    """OpenAI's word for the kind of error, where it does not follow from the status."""
+    more_headers: Headers = field(default_factory=list)
 
     def __str__(self) -> str:
         return f"{self.status} {self.code}: {self.message}"
 
     def payload(self) -> dict[str, object]:
-        kind = _TYPES.get(self.status, "invalid_request_error")
+        kind = self.kind or _TYPES.get(self.status, "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def body(self) -> bytes:
@@ -39,8 +42,8 @@ class ApiError(Exception):
     def headers(self) -> Headers:
         if self.retry_after is None:
             # OpenAI's clients repeat 408, 409, 429 and every 5xx by themselves, unless they read this.
-            return [(b"x-should-retry", b"false")]
-        return [(b"retry-after", b"%d" % self.retry_after)]
+            return [(b"x-should-retry", b"false"), *self.more_headers]
+        return [(b"retry-after", b"%d" % self.retry_after), *self.more_headers]
 
 
 def invalid(param: str | None, message: str, *, code: str = "invalid_value") -> ApiError:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import monotonic
@@ -10,8 +11,9 @@ import psycopg
 
 from stillhouse.core.notify import GATEWAY
 from stillhouse.gateway.config import GatewayConfig
+from stillhouse.gateway.ledger import Ledger
+from stillhouse.gateway.limits import Limits
 from stillhouse.gateway.snapshot import Connection, Snapshot, read_snapshot
-from stillhouse.gateway.usage import Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -21,12 +23,13 @@ _GATHER_SECONDS = 0.02  # a burst of notifications is one read
 
 
 class DatabaseLink:
-    """Two connections: one listens, the other reads and writes. No request ever waits for either, except the
-    first ones to name something unknown."""
+    """Three connections: one listens, one reads, one copies the ledger. No request ever waits for any of
+    them, except the first ones to name something unknown."""
 
-    def __init__(self, config: GatewayConfig, ledger: Ledger) -> None:
+    def __init__(self, config: GatewayConfig, ledger: Ledger, limits: Limits) -> None:
         self._config = config
         self._ledger = ledger
+        self._limits = limits
         self._tasks: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()  # set: the next read begins as soon as the one under way ends
         self._next_read: asyncio.Future[None] | None = None
@@ -35,6 +38,8 @@ class DatabaseLink:
         """None until Postgres was reached for the first time."""
         self.connected = False
         """Postgres answered the last read."""
+        self.read_at = 0.0
+        """time.monotonic() of the last read."""
         self.reads = 0
         """Snapshots read so far."""
 
@@ -44,6 +49,7 @@ class DatabaseLink:
         self._tasks = [
             asyncio.create_task(self._forever("reading", self._follow)),
             asyncio.create_task(self._forever("listening", self._listen)),
+            asyncio.create_task(self._forever("copying", self._copy)),
         ]
         with suppress(TimeoutError):
             async with asyncio.timeout(self._config.database_seconds):
@@ -54,13 +60,13 @@ class DatabaseLink:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if not len(self._ledger):
+        if not self._ledger.bytes_waiting:
             return
         try:
             async with asyncio.timeout(self._config.database_seconds):
                 await self._once(self._ledger.flush)
         except (psycopg.Error, OSError, TimeoutError) as error:
-            logger.error("%d usage records lost at shutdown: %s", len(self._ledger), type(error).__name__)
+            logger.warning("usage records stay in the spool: %s", type(error).__name__)
 
     async def catch_up(self) -> None:
         """Wait for a fresh read, because something was named that the snapshot does not know.
@@ -88,9 +94,9 @@ class DatabaseLink:
             try:
                 await self._once(follow)
             except (psycopg.Error, OSError, TimeoutError) as error:
-                logger.warning("%s from Postgres failed: %s", what, type(error).__name__)
+                logger.warning("%s: Postgres failed: %s", what, type(error).__name__)
             except Exception:
-                logger.exception("%s from Postgres failed", what)
+                logger.exception("%s failed", what)
             pause = _FIRST_PAUSE if monotonic() - began > _LONGEST_PAUSE else min(pause * 2, _LONGEST_PAUSE)
             await asyncio.sleep(pause)
 
@@ -124,20 +130,29 @@ class DatabaseLink:
         try:
             while True:
                 await self._read(connection)
-                async with asyncio.timeout(self._config.database_seconds):
-                    await self._ledger.flush(connection)
                 await self._wait()
         finally:
             self.connected = False
             self._release()
 
+    async def _copy(self, connection: Connection) -> None:
+        """Apart from reading: after an outage there may be hours of records, and a revocation waits for none
+        of them."""
+        while True:
+            await self._ledger.flush(connection)
+            await asyncio.sleep(self._config.copy_seconds)
+
     async def _read(self, connection: Connection) -> None:
         self._wake.clear()
         waiting = self._renew()
+        copied = Counter(self._ledger.copied)  # committed before this read begins, so it is in its sums
         try:
             async with asyncio.timeout(self._config.database_seconds):
                 self.snapshot = await read_snapshot(connection)
+            self._limits.settle(copied, {key.id for key in self.snapshot.keys.values()})
+            self._ledger.copied -= copied
             self.connected = True
+            self.read_at = monotonic()
             self.reads += 1
         finally:
             if not waiting.done():

@@ -6,7 +6,7 @@ ignores a field, or one that obeys a field meant for its administrator, is worse
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 
 from stillhouse.gateway.errors import invalid
@@ -37,6 +37,16 @@ class InferenceRequest:
     """The output has to fit a grammar from its first token, so it cannot begin inside a think block."""
     body: Body
     """For the engine; `model` is still to be replaced by the name of what answers."""
+
+    @property
+    def user(self) -> str:
+        """The app's own user, as it names them."""
+        return str(self.body.get("user", ""))
+
+    def copy(self) -> "InferenceRequest":
+        """The same request for a whole answer, to be sent to something else."""
+        body = {name: value for name, value in self.body.items() if name not in ("stream", "stream_options")}
+        return replace(self, body=body, stream=False, wants_usage=False)
 
     def upstream_body(self, model: str) -> bytes:
         """JSON for the engine, which is asked for `model`."""

@@ -2,10 +2,12 @@
 
 import re
 from dataclasses import dataclass
+from hashlib import blake2b
+from random import random
 
 from stillhouse.gateway.auth import Caller
 from stillhouse.gateway.errors import ApiError, invalid
-from stillhouse.gateway.snapshot import Base, Replica, Snapshot, Version
+from stillhouse.gateway.snapshot import Base, Part, Published, Replica, Snapshot, Version
 from workers.contract import ThinkContract
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+([.:@/][A-Za-z0-9_-]+)*", re.ASCII)
@@ -21,6 +23,12 @@ class Target:
     """Immutable name of the version, or id of the base: what the engine is asked for and the answer names."""
     think: ThinkContract
     replicas: tuple[Replica, ...]
+    version: str = ""
+    """Id of the version; empty for a base."""
+    alias: str = ""
+    """The alias that chose it; empty where the app named the version or base itself."""
+    shadow: "Target | None" = None
+    """Gets a copy of this very request."""
 
 
 def check_name(name: object) -> str:
@@ -33,8 +41,8 @@ def check_name(name: object) -> str:
     return name
 
 
-def resolve(snapshot: Snapshot, caller: Caller, name: str) -> Target:
-    """The target, with at least one replica.
+def resolve(snapshot: Snapshot, caller: Caller, name: str, user: str = "") -> Target:
+    """The target, with at least one replica. `user` is the app's own, and decides over a canary.
 
     Raises:
         ApiError: 404 model_not_found for what does not exist, is not published or belongs to somebody else
@@ -46,17 +54,50 @@ def resolve(snapshot: Snapshot, caller: Caller, name: str) -> Target:
     found = _look_up(snapshot, caller, name)
     if found is None:
         raise not_found(name)
-    if isinstance(found, Version):
+    if isinstance(found, Base):
+        target, failed = Target(found.id, found.think, found.replicas), False
+    elif isinstance(found, Version):
         _check_approved(found, caller, name)
-        target = Target(found.name, found.base.think, found.replicas)
+        target, failed = _target(found), found.failed
     else:
-        target = Target(found.id, found.think, found.replicas)
+        version = _answering(found, name, f"{caller.id}:{user}" if user else caller.id)
+        _check_approved(version, caller, name)
+        target, failed = _target(version, name, _shadow(found.shadow, name)), version.failed
     if not target.replicas:
-        raise _not_ready(name, failed=isinstance(found, Version) and found.failed)
+        raise _not_ready(name, failed=failed)
     return target
 
 
-def _look_up(snapshot: Snapshot, caller: Caller, name: str) -> Version | Base | None:
+def _target(version: Version, alias: str = "", shadow: Target | None = None) -> Target:
+    return Target(version.name, version.base.think, version.replicas, version.id, alias, shadow)
+
+
+def _answering(published: Published, alias: str, sticky: str) -> Version:
+    """The alias's own version or its canary. A canary that cannot answer leaves its part to the other."""
+    canary = published.canary
+    if canary is None or not _can_answer(canary.version):
+        return published.version
+    draw = 100 * random() if published.by_request else _place(f"{alias}:{canary.version.id}:{sticky}")
+    return canary.version if draw < canary.percent else published.version
+
+
+def _place(text: str) -> float:
+    """From 0 to below 100, evenly, and always the same for the same text: who has a canary of 10 per cent has
+    it at 50, too."""
+    return int.from_bytes(blake2b(text.encode("utf-8", "replace"), digest_size=6).digest()) * 100 / 2**48
+
+
+def _shadow(part: Part | None, alias: str) -> Target | None:
+    if part is None or not _can_answer(part.version) or 100 * random() >= part.percent:
+        return None
+    return _target(part.version, alias)
+
+
+def _can_answer(version: Version) -> bool:
+    return version.state == "approved" and bool(version.replicas)
+
+
+def _look_up(snapshot: Snapshot, caller: Caller, name: str) -> Version | Base | Published | None:
     alias = snapshot.aliases.get((caller.workspace_id, name))
     version = snapshot.versions.get(name)
     if version is not None and version.workspace_id != caller.workspace_id:
@@ -65,8 +106,8 @@ def _look_up(snapshot: Snapshot, caller: Caller, name: str) -> Version | Base | 
     if caller.models is not None:
         # A grant that lists names was made for those very things (an evaluation): no alias may slip in
         # between.
-        return immutable or (alias.version if alias else None)
-    return alias.version if alias else immutable
+        return immutable or alias
+    return alias or immutable
 
 
 def _check_approved(version: Version, caller: Caller, name: str) -> None:

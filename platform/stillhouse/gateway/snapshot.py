@@ -1,8 +1,9 @@
 """What the gateway knows: keys, aliases, versions, bases and replicas, as they stood at one moment in
 Postgres.
 
-The tables belong to the models of `accounts`, `publishing`, `adapters`, `serving` and `catalog`. They are
-read by SQL, in one transaction, so that an alias never points at a version that this snapshot does not have.
+The tables belong to the models of `accounts`, `usage`, `publishing`, `adapters`, `serving` and `catalog`.
+They are read by SQL, in one transaction, so that an alias never points at a version that this snapshot does
+not have.
 """
 
 from collections import defaultdict
@@ -12,6 +13,7 @@ from typing import Any
 
 import psycopg
 
+from stillhouse.accounts.keys import SCOPES
 from workers.contract import ThinkContract
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -21,6 +23,14 @@ Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 class Key:
     id: str
     workspace_id: str
+    scopes: frozenset[str] = frozenset(SCOPES)
+    expires: float | None = None
+    """Seconds since the epoch."""
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    monthly_tokens: int | None = None
+    tokens_this_month: int = 0
+    """By the ledger; counted only where there is a budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +70,23 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A share of an alias's requests."""
+
+    version: Version
+    percent: int
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """What an alias answers with now."""
 
     version: Version
     created: int
+    by_request: bool = False
+    """The canary's share is drawn for each request; else the same user or key always has the same."""
+    canary: Part | None = None
+    shadow: Part | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +105,22 @@ class Snapshot:
 
 _STALE_SECONDS = 15  # as in serving.queries.SILENCE
 
-_KEYS = "SELECT digest, id, workspace_id FROM accounts_apikey WHERE revoked_at IS NULL"
+_KEYS = """
+    SELECT key.digest, key.id, key.workspace_id, key.scopes, extract(epoch FROM key.expires_at)::float8,
+           key.requests_per_minute, key.tokens_per_minute, key.monthly_tokens, month.tokens
+    FROM accounts_apikey AS key
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(hour.prompt_tokens + hour.completion_tokens), 0)::bigint AS tokens
+        FROM usage_usagehour AS hour
+        WHERE key.monthly_tokens IS NOT NULL AND hour.caller = key.id AND NOT hour.shadow
+              AND hour.hour >= date_trunc('month', now(), 'UTC')) AS month
+    WHERE key.revoked_at IS NULL"""
 _WORKSPACES = "SELECT id, slug FROM accounts_workspace"
 _REPLICAS = f"""
     SELECT replica.id, replica.url, replica.reported_at < now() - interval '{_STALE_SECONDS} seconds',
            pool.base_id
     FROM serving_replica AS replica JOIN serving_pool AS pool ON pool.name = replica.pool_id
-    WHERE replica.healthy"""
+    WHERE replica.healthy AND replica.draining = ''"""
 _HOLDINGS = "SELECT version_id, replica_id, state FROM serving_holding WHERE state <> 'loading'"
 _BASES = """
     SELECT base.id, base.think, extract(epoch FROM min(pool.created_at))::bigint
@@ -102,10 +133,13 @@ _VERSIONS = """
     JOIN training_trainingrun AS run ON run.id = version.run_id"""
 _ALIASES = """
     SELECT DISTINCT ON (alias.id) alias.workspace_id, alias.name, publication.version_id,
-           extract(epoch FROM publication.created_at)::bigint
+           extract(epoch FROM publication.created_at)::bigint, publication.spread = 'request', publication.id
     FROM publishing_alias AS alias
     JOIN publishing_publication AS publication ON publication.alias_id = alias.id
     ORDER BY alias.id, publication.sequence DESC"""
+_SHARES = """
+    SELECT publication_id, version_id, percent, shadow FROM publishing_share
+    WHERE publication_id = ANY(%s)"""
 
 
 async def read_snapshot(connection: Connection) -> Snapshot:
@@ -119,24 +153,45 @@ async def read_snapshot(connection: Connection) -> Snapshot:
         bases = await _rows(connection, _BASES)
         versions = await _rows(connection, _VERSIONS)
         aliases = await _rows(connection, _ALIASES)
+        shares = await _rows(connection, _SHARES, [publication_id for *_, publication_id in aliases])
     bases_by_id = _make_bases(bases, replicas)
     versions_by_id = _make_versions(versions, bases_by_id, replicas, holdings)
     return Snapshot(
-        keys={digest: Key(key_id, workspace_id) for digest, key_id, workspace_id in keys},
-        workspaces=dict(workspaces),
-        aliases={
-            (workspace_id, name): Published(versions_by_id[version_id], created)
-            for workspace_id, name, version_id, created in aliases
-            if version_id in versions_by_id
+        keys={
+            digest: Key(key_id, workspace_id, frozenset(scopes), *terms)
+            for digest, key_id, workspace_id, scopes, *terms in keys
         },
+        workspaces=dict(workspaces),
+        aliases=_make_aliases(aliases, shares, versions_by_id),
         versions={version.name: version for version in versions_by_id.values()},
         bases=bases_by_id,
     )
 
 
-async def _rows(connection: Connection, query: str) -> list[Any]:
-    cursor = await connection.execute(query)
+async def _rows(connection: Connection, query: str, *parameters: object) -> list[Any]:
+    cursor = await connection.execute(query, parameters or None)
     return await cursor.fetchall()
+
+
+def _make_aliases(
+    aliases: list[Any], shares: list[Any], versions: Mapping[str, Version]
+) -> dict[tuple[str, str], Published]:
+    parts = {
+        (publication_id, shadow): Part(versions[version_id], percent)
+        for publication_id, version_id, percent, shadow in shares
+        if version_id in versions
+    }
+    return {
+        (workspace_id, name): Published(
+            version=versions[version_id],
+            created=created,
+            by_request=by_request,
+            canary=parts.get((publication_id, False)),
+            shadow=parts.get((publication_id, True)),
+        )
+        for workspace_id, name, version_id, created, by_request, publication_id in aliases
+        if version_id in versions
+    }
 
 
 def _make_bases(bases: list[Any], replicas: list[Any]) -> dict[str, Base]:

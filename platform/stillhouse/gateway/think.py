@@ -33,7 +33,17 @@ class ThinkSplitter:
         opened = contract.prompt_opens if prompt_opens is None else prompt_opens
         self._step: Callable[[], Split] = self._opened if opened else self._before
         self._pending = ""
-        self._had_block = False
+        self._had_block = opened
+
+    @property
+    def had_block(self) -> bool:
+        """There was a think block, with something in it or not."""
+        return self._had_block
+
+    @property
+    def thinking(self) -> bool:
+        """The text so far ends inside a block."""
+        return self._step in (self._inside, self._opened, self._after_open)
 
     def feed(self, text: str) -> Split:
         """What is certain after one more piece of text."""
@@ -73,7 +83,6 @@ class ThinkSplitter:
     def _opened(self) -> Split:
         """The prompt opened the block. Some models write the tag once more."""
         start = self._pending.lstrip()
-        self._had_block = True
         if start.startswith(self._open):
             self._pending = start[len(self._open) :]
             self._step = self._after_open

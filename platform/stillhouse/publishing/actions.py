@@ -1,4 +1,7 @@
-"""Writes of publishing: which version an alias answers with. Every change is a new row."""
+"""Writes of publishing: which version an alias answers with, and which part. Every change is a new row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from django.db import transaction
 from django.db.models import Max
@@ -9,15 +12,25 @@ from stillhouse.adapters.models import APPROVED, AdapterVersion
 from stillhouse.audit.actions import record
 from stillhouse.core.errors import NotFound, UserError
 from stillhouse.core.notify import GATEWAY, notify
-from stillhouse.publishing.models import Alias, Publication
-from stillhouse.publishing.queries import current_publication, rollback_target
+from stillhouse.publishing.models import Alias, Publication, Share
+from stillhouse.publishing.queries import canary_of, current_publication, rollback_target, shadow_of
 from stillhouse.serving.queries import is_ready
 from stillhouse.training.names import check_model_name
 
 
+@dataclass(frozen=True)
+class Part:
+    """A share to be: see `Share`."""
+
+    version: AdapterVersion
+    percent: int
+    shadow: bool = False
+
+
 @transaction.atomic
 def publish(*, by: Membership, alias_name: str, version: AdapterVersion) -> Publication:
-    """Let the alias answer with the version from the next request on; the alias is made when it is new.
+    """Let the alias answer with the version from the next request on, every time; the alias is made when it
+    is new. A canary or shadow it had ends.
 
     Publishing what is published already changes nothing. Raises NotFound, UserError `not_allowed`,
     `bad_name`, `name_taken_by_base`, `model_not_approved` or `not_ready`.
@@ -30,10 +43,124 @@ def publish(*, by: Membership, alias_name: str, version: AdapterVersion) -> Publ
     Alias.objects.get_or_create(workspace=by.workspace, name=alias_name, defaults={"created_by": by.user})
     alias = Alias.objects.select_for_update().get(workspace=by.workspace, name=alias_name)
     current = current_publication(alias)
-    if current and current.version_id == version.id:
+    if current and current.version_id == version.id and not current.shares.exists():
         return current
     _check_ready(version)
     return _append(by, alias, version, Publication.PUBLISH)
+
+
+@transaction.atomic
+def start_canary(
+    *,
+    by: Membership,
+    alias: Alias,
+    version: AdapterVersion,
+    percent: int,
+    spread: str = Publication.BY_USER,
+) -> Publication:
+    """Let the version answer `percent` of the alias's requests; at 100 it is published.
+
+    With a higher percentage whoever had the canary keeps it. Raises NotFound, UserError `not_allowed`,
+    `bad_share`, `not_published`, `model_not_approved` or `not_ready`.
+    """
+    if percent == 100:
+        _of_workspace(by, alias, version)
+        return publish(by=by, alias_name=alias.name, version=version)
+    if spread not in (Publication.BY_USER, Publication.BY_REQUEST):
+        raise UserError(
+            "bad_share", f"{spread[:20]!r} is no way to spread.", "spread", "Use user or request."
+        )
+    locked, current = _current(by, alias, version)
+    if version.pk == current.version_id:
+        raise UserError(
+            "bad_share",
+            f"{version} answers already as the alias's own version.",
+            "version",
+            "Choose another version, or end the canary.",
+        )
+    _check_percent(percent, most=99)
+    _check_approved(version)
+    _check_ready(version)
+    return _change_shares(by, locked, current, Part(version, percent), shadow=False, spread=spread)
+
+
+@transaction.atomic
+def end_canary(*, by: Membership, alias: Alias) -> Publication:
+    """Let the alias's own version answer everything again. Nothing happens where there is no canary."""
+    locked, current = _current(by, alias)
+    if canary_of(current) is None:
+        return current
+    return _change_shares(by, locked, current, None, shadow=False, spread=Publication.BY_USER)
+
+
+@transaction.atomic
+def start_shadow(*, by: Membership, alias: Alias, version: AdapterVersion, percent: int) -> Publication:
+    """Send the version a copy of `percent` of the alias's requests; nobody sees its answers.
+
+    Copies are made only while the gateway has room for them. Raises as `start_canary`.
+    """
+    locked, current = _current(by, alias, version)
+    _check_percent(percent, most=100)
+    _check_approved(version)
+    _check_ready(version)
+    return _change_shares(by, locked, current, Part(version, percent, shadow=True), shadow=True)
+
+
+@transaction.atomic
+def end_shadow(*, by: Membership, alias: Alias) -> Publication:
+    """Copy no more requests. Nothing happens where there is no shadow."""
+    locked, current = _current(by, alias)
+    if shadow_of(current) is None:
+        return current
+    return _change_shares(by, locked, current, None, shadow=True)
+
+
+def _of_workspace(by: Membership, alias: Alias, version: AdapterVersion | None) -> None:
+    if alias.workspace_id != by.workspace_id:
+        raise NotFound("alias")
+    if version is not None and version.adapter.workspace_id != by.workspace_id:
+        raise NotFound("adapter version")
+
+
+def _current(
+    by: Membership, alias: Alias, version: AdapterVersion | None = None
+) -> tuple[Alias, Publication]:
+    """The alias, locked, and what it answers with, once it is clear that the member may change that."""
+    _of_workspace(by, alias, version)
+    require(by, "alias.publish")
+    locked = Alias.objects.select_for_update().get(pk=alias.pk)
+    current = current_publication(locked)
+    if current is None:
+        raise UserError(
+            "not_published", f"{alias.name} answers with nothing yet.", "alias", "Publish a version first."
+        )
+    return locked, current
+
+
+def _check_percent(percent: int, *, most: int) -> None:
+    if not 1 <= percent <= most:
+        raise UserError(
+            "bad_share", f"{percent} % is no share.", "percent", f"Choose a whole number from 1 to {most}."
+        )
+
+
+def _change_shares(
+    by: Membership,
+    alias: Alias,
+    current: Publication,
+    part: Part | None,
+    *,
+    shadow: bool,
+    spread: str | None = None,
+) -> Publication:
+    """A row with the same version and, of its kind, this share only; a share of the other kind stays."""
+    kept = [
+        Part(share.version, share.percent, share.shadow)
+        for share in current.shares.all()
+        if share.shadow != shadow
+    ]
+    parts = [*kept, part] if part else kept
+    return _append(by, alias, current.version, Publication.SHARES, parts, spread or current.spread)
 
 
 @transaction.atomic
@@ -83,23 +210,52 @@ def _check_ready(version: AdapterVersion) -> None:
         )
 
 
-def _append(by: Membership, alias: Alias, version: AdapterVersion, kind: str) -> Publication:
+def _append(
+    by: Membership,
+    alias: Alias,
+    version: AdapterVersion,
+    kind: str,
+    parts: Sequence[Part] = (),
+    spread: str = Publication.BY_USER,
+) -> Publication:
     """The next row of an alias that is locked."""
     last = alias.publications.aggregate(last=Max("sequence"))["last"] or 0
     publication = Publication.objects.create(
-        alias=alias, sequence=last + 1, version=version, kind=kind, created_by=by.user
+        alias=alias, sequence=last + 1, version=version, kind=kind, spread=spread, created_by=by.user
     )
+    for part in parts:
+        Share.objects.create(
+            publication=publication, version=part.version, percent=part.percent, shadow=part.shadow
+        )
     record(
         workspace=by.workspace,
         by=by.user,
-        action="alias.published" if kind == Publication.PUBLISH else "alias.rolled_back",
+        action=_ACTIONS[kind],
         object_id=alias.id,
         object_name=alias.name,
-        details={
-            "version": version.id,
-            "serving_name": version.serving_name,
-            "sequence": publication.sequence,
-        },
+        details=_details(publication, parts),
     )
     notify(GATEWAY)
     return publication
+
+
+_ACTIONS = {
+    Publication.PUBLISH: "alias.published",
+    Publication.ROLLBACK: "alias.rolled_back",
+    Publication.SHARES: "alias.shared",
+}
+
+
+def _details(publication: Publication, parts: Sequence[Part]) -> dict[str, object]:
+    details: dict[str, object] = {
+        "version": publication.version_id,
+        "serving_name": publication.version.serving_name,
+        "sequence": publication.sequence,
+    }
+    for part in parts:
+        details["shadow" if part.shadow else "canary"] = {
+            "version": part.version.id,
+            "serving_name": part.version.serving_name,
+            "percent": part.percent,
+        }
+    return details

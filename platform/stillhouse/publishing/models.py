@@ -30,13 +30,18 @@ class Alias(models.Model):
 class Publication(models.Model):
     """Append-only; the newest row of an alias counts. A rollback is a new row that points back."""
 
-    PUBLISH, ROLLBACK = "publish", "rollback"
+    PUBLISH, ROLLBACK, SHARES = "publish", "rollback", "shares"
+    """SHARES: the version stays, and other versions get a part of the requests, or no longer do."""
+    BY_USER, BY_REQUEST = "user", "request"
 
     id = IdField("pub")
     alias = models.ForeignKey(Alias, models.PROTECT, related_name="publications")
     sequence = models.PositiveIntegerField()
     version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="publications")
+    """Answers what no share takes."""
     kind = models.CharField(max_length=10, default=PUBLISH)
+    spread = models.CharField(max_length=10, default=BY_USER)
+    """How a request finds its share: always the same for one `user` (or key, without one), or by lot."""
     created_by = models.ForeignKey(User, models.PROTECT, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -44,4 +49,24 @@ class Publication(models.Model):
         ordering: ClassVar = ["alias", "sequence"]
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["alias", "sequence"], name="publication_sequence_unique")
+        ]
+
+
+class Share(models.Model):
+    """A part of an alias's requests, as one publication has it. Append-only, as the publication is."""
+
+    publication = models.ForeignKey(Publication, models.PROTECT, related_name="shares")
+    version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="shares")
+    percent = models.PositiveSmallIntegerField()
+    shadow = models.BooleanField(default=False)
+    """The requests are copied to the version and its answers thrown away; else it answers them (canary)."""
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["publication", "shadow"], name="one_canary_and_one_shadow"),
+            models.CheckConstraint(
+                condition=models.Q(shadow=False, percent__range=(1, 99))
+                | models.Q(shadow=True, percent__range=(1, 100)),
+                name="share_percent_possible",
+            ),
         ]

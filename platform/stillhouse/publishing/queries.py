@@ -1,11 +1,13 @@
 """Reads of publishing: aliases, what each answers with, and what a rollback would go to."""
 
-from django.db.models import Q, QuerySet
+from datetime import datetime
+
+from django.db.models import OuterRef, Q, QuerySet, Subquery
 
 from stillhouse.accounts.models import Membership
 from stillhouse.adapters.models import APPROVED, AdapterVersion
 from stillhouse.core.errors import NotFound
-from stillhouse.publishing.models import Alias, Publication
+from stillhouse.publishing.models import Alias, Publication, Share
 
 
 def aliases(by: Membership) -> QuerySet[Alias]:
@@ -23,12 +25,23 @@ def get_alias(by: Membership, name: str) -> Alias:
 
 def history(alias: Alias) -> QuerySet[Publication]:
     """The alias's publications, the newest first."""
-    return alias.publications.select_related("version__adapter", "created_by").order_by("-sequence")
+    publications = alias.publications.select_related("version__adapter", "created_by")
+    return publications.prefetch_related("shares__version__adapter").order_by("-sequence")
 
 
 def current_publication(alias: Alias) -> Publication | None:
     """The newest row, which counts."""
     return history(alias).first()
+
+
+def canary_of(publication: Publication) -> Share | None:
+    """The version that answers a part of the requests in the place of the alias's own."""
+    return next((share for share in publication.shares.all() if not share.shadow), None)
+
+
+def shadow_of(publication: Publication) -> Share | None:
+    """The version that gets copies of requests."""
+    return next((share for share in publication.shares.all() if share.shadow), None)
 
 
 def rollback_target(alias: Alias) -> AdapterVersion | None:
@@ -39,7 +52,8 @@ def rollback_target(alias: Alias) -> AdapterVersion | None:
     since.
     """
     pile: list[Publication] = []
-    for publication in alias.publications.select_related("version__adapter").order_by("sequence"):
+    rows = alias.publications.exclude(kind=Publication.SHARES)  # those keep the version they found
+    for publication in rows.select_related("version__adapter").order_by("sequence"):
         if publication.kind == Publication.ROLLBACK:
             while pile and pile[-1].version_id != publication.version_id:
                 pile.pop()
@@ -54,8 +68,26 @@ def rollback_target(alias: Alias) -> AdapterVersion | None:
 
 
 def aliases_of(version: AdapterVersion) -> list[Alias]:
-    """The aliases that answer with the version now."""
-    candidates = Alias.objects.filter(publications__version=version).distinct().order_by("name")
+    """The aliases that answer with the version now, be it a part of their requests."""
+    named = Q(publications__version=version) | Q(publications__shares__version=version)
+    candidates = Alias.objects.filter(named).distinct().order_by("name")
     return [
-        alias for alias in candidates if (now := current_publication(alias)) and now.version_id == version.id
+        alias for alias in candidates if (now := current_publication(alias)) and _answers_with(now, version)
     ]
+
+
+def _answers_with(publication: Publication, version: AdapterVersion) -> bool:
+    canary = canary_of(publication)
+    return version.id in (publication.version_id, canary.version_id if canary else None)
+
+
+def live_version_ids(*, since: datetime) -> set[str]:
+    """Ids of the versions that some alias answers with now, or has answered with since then: what serving
+    keeps loaded, so that a rollback finds its version in place."""
+    later = Publication.objects.filter(alias=OuterRef("alias"), sequence__gt=OuterRef("sequence"))
+    superseded_at = Subquery(later.order_by("sequence").values("created_at")[:1])
+    live = Publication.objects.annotate(superseded_at=superseded_at).filter(
+        Q(superseded_at=None) | Q(superseded_at__gte=since)
+    )
+    shares = Share.objects.filter(publication__in=live)
+    return set(live.values_list("version_id", flat=True)) | set(shares.values_list("version_id", flat=True))

@@ -38,6 +38,8 @@ class Engine:
 
     models: set[str]
     script: Script = field(default_factory=Script)
+    slow: dict[str, Script] = field(default_factory=dict)
+    """Models that take the pause of another script before a whole answer."""
     seen: list[dict[str, Any]] = field(default_factory=list)
     """Bodies of the requests, in order."""
     aborted: int = 0
@@ -92,7 +94,7 @@ class Engine:
     async def _chat(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         if body.get("stream"):
             return await self._stream(request, body, self._chat_chunks(body))
-        await asyncio.sleep(self.script.pause)
+        await asyncio.sleep(self.slow.get(body["model"], self.script).pause)
         choice = {
             "index": 0,
             "finish_reason": self.script.finish,

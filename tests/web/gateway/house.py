@@ -5,11 +5,14 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import openai
 import uvicorn
 import uvloop
+from django.conf import settings
 from django.db import connection
 
 from stillhouse.accounts.actions import add_member, create_key, create_workspace
@@ -84,7 +87,8 @@ def gateway_config(**changes: Any) -> GatewayConfig:
     """For the test database that pytest-django made."""
     at = connection.settings_dict
     url = f"postgresql://{at['USER']}:{at['PASSWORD']}@{at['HOST']}:{at['PORT']}/{at['NAME']}"
-    return GatewayConfig(**{"database_url": url, **changes})
+    spool = Path(mkdtemp(prefix="stillhouse-spool-", dir=settings.STILLHOUSE_HOME))  # of the session's stores
+    return GatewayConfig(**{"database_url": url, "spool_dir": spool, **changes})
 
 
 @dataclass

@@ -242,3 +242,17 @@ def test_a_long_body_after_a_short_head_is_no_long_head(house: House, serving: S
     with serving.client(house.secret) as client:
         for _ in range(3):  # on one connection
             assert client.chat.completions.create(model=DEMO_BASE, messages=long)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1", "/v1/", "/v1/embeddings", "/v1/load_lora_adapter", "/v1/modelsx", "/v1/../x"]
+)
+def test_an_address_that_is_none_is_refused_in_the_apis_own_words(serving: Serving, path: str) -> None:
+    at = urlsplit(serving.url)
+    client = http.client.HTTPConnection(at.netloc, timeout=10)
+    client.request("POST", path, b"{}")
+    answer = client.getresponse()
+    assert answer.status == 404
+    error = json.loads(answer.read())["error"]
+    assert (error["code"], error["type"]) == ("unknown_url", "invalid_request_error")
+    client.close()

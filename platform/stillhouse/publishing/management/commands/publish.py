@@ -32,6 +32,10 @@ def as_json(publication: Publication) -> dict[str, object]:
         "kind": publication.kind,
         "version": publication.version_id,
         "name": publication.version.serving_name,
+        "shares": [
+            {"name": share.version.serving_name, "percent": share.percent, "shadow": share.shadow}
+            for share in publication.shares.select_related("version__adapter")
+        ],
         "created_by": publication.created_by.email,
         "created_at": publication.created_at,
     }

@@ -1,0 +1,170 @@
+"""From the spool to Postgres: batches of records, each once, and their sums by the hour in the same
+statement."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+
+import psycopg
+
+from stillhouse.gateway.config import GatewayConfig
+from stillhouse.gateway.snapshot import Connection
+from stillhouse.gateway.spool import Orphan, Spool, read_segment
+from stillhouse.gateway.usage import Record
+
+logger = logging.getLogger(__name__)
+_BATCH = 500
+_SYNC_SECONDS = 1.0
+_ADOPT_SECONDS = 5.0
+
+_COLUMNS = """id, workspace_id, caller, key, model, alias, served, version, shadow, at, status, prompt_tokens,
+    completion_tokens, reasoning_tokens, first_token_ms, total_ms, finish_reason, cancelled"""
+# One statement: a record and its share of the hour are there together or not at all, and a record that was
+# there already adds nothing. The order of the groups keeps two gateways from waiting for each other.
+_COPY = f"""
+    WITH sent AS (
+        SELECT {_COLUMNS} FROM jsonb_to_recordset(%s::jsonb) AS record(
+            id text, workspace_id text, caller text, key text, model text, alias text, served text,
+            version text, shadow boolean, at timestamptz, status smallint, prompt_tokens integer,
+            completion_tokens integer, reasoning_tokens integer, first_token_ms float8, total_ms float8,
+            finish_reason text, cancelled boolean)
+    ), fresh AS (
+        INSERT INTO usage_usagerecord ({_COLUMNS}) SELECT {_COLUMNS} FROM sent
+        ON CONFLICT (id) DO NOTHING RETURNING *
+    ), hours AS (
+        INSERT INTO usage_usagehour AS hour (workspace_id, hour, caller, key, alias, served, version, shadow,
+            requests, failed, cancelled, prompt_tokens, completion_tokens, reasoning_tokens, total_ms)
+        SELECT workspace_id, date_trunc('hour', at, 'UTC'), caller, key, alias, served, version, shadow,
+            count(*), count(*) FILTER (WHERE status = 0 OR status >= 400 AND status <> 499),
+            count(*) FILTER (WHERE cancelled), sum(prompt_tokens), sum(completion_tokens),
+            sum(reasoning_tokens), sum(total_ms)
+        FROM fresh GROUP BY 1, 2, 3, 4, 5, 6, 7, 8 ORDER BY 1, 2, 3, 4, 5, 6, 7, 8
+        ON CONFLICT ON CONSTRAINT usage_hour_unique DO UPDATE SET
+            requests = hour.requests + EXCLUDED.requests,
+            failed = hour.failed + EXCLUDED.failed,
+            cancelled = hour.cancelled + EXCLUDED.cancelled,
+            prompt_tokens = hour.prompt_tokens + EXCLUDED.prompt_tokens,
+            completion_tokens = hour.completion_tokens + EXCLUDED.completion_tokens,
+            reasoning_tokens = hour.reasoning_tokens + EXCLUDED.reasoning_tokens,
+            total_ms = hour.total_ms + EXCLUDED.total_ms)
+    SELECT key, sum(prompt_tokens + completion_tokens)::bigint FROM fresh
+    WHERE key <> '' AND NOT shadow GROUP BY key"""
+
+
+class Ledger:
+    """`begin` when it is known what answers, `end` before the last byte of the answer goes out."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self._spool = Spool(
+            config.spool_dir, max_bytes=config.spool_bytes, max_waiting=config.unspooled_records
+        )
+        self._seconds = config.database_seconds
+        self._next_look = 0.0
+        self._syncing: asyncio.Task[None] | None = None
+        self.refused = 0
+        """Records that Postgres does not take, whatever happens."""
+        self.copied: Counter[str] = Counter()
+        """Tokens by key, of this process's records that Postgres has; whoever has counted them takes them
+        out."""
+
+    @property
+    def lost(self) -> int:
+        return self._spool.lost + self.refused
+
+    @property
+    def bytes_waiting(self) -> int:
+        return self._spool.bytes_waiting
+
+    async def start(self) -> None:
+        self._spool.open()
+        self._syncing = asyncio.create_task(self._sync_forever())
+
+    async def stop(self) -> None:
+        """What Postgres has not taken stays in the spool, for the next gateway on this machine."""
+        if self._syncing is not None:
+            self._syncing.cancel()
+            await asyncio.gather(self._syncing, return_exceptions=True)
+            with suppress(OSError):
+                self._spool.sync()
+            self._spool.close()
+
+    def begin(self, record: Record) -> None:
+        """From here on the request is in the ledger, even when this process is killed over it."""
+        if self._spool.inflight is not None:
+            record.guard = self._spool.inflight.take(record.line())
+
+    def end(self, record: Record) -> None:
+        self._spool.append(record.line())
+        if record.guard is not None and self._spool.inflight is not None:
+            self._spool.inflight.give(record.guard)
+            record.guard = None
+
+    async def flush(self, connection: Connection) -> None:
+        """Copy everything that waits. A segment is removed once all of it is committed; twice is harmless."""
+        while waiting := list(self._spool.waiting):
+            self.copied.update(await self._copy(connection, waiting))
+            for _ in waiting:
+                self._spool.waiting.popleft()
+        self._spool.seal()
+        while path := self._spool.oldest():
+            self.copied.update(await self._copy(connection, await asyncio.to_thread(_lines, path)))
+            if path == self._spool.oldest():  # it may have been given up meanwhile
+                self._spool.remove_oldest()
+        await self._adopt(connection)
+
+    async def _adopt(self, connection: Connection) -> None:
+        if monotonic() < self._next_look:
+            return
+        self._next_look = monotonic() + _ADOPT_SECONDS
+        orphans = await asyncio.to_thread(lambda: list(self._spool.orphans()))
+        try:
+            for orphan in orphans:
+                await self._replay(connection, orphan)
+        finally:
+            for orphan in orphans:
+                orphan.release()
+
+    async def _replay(self, connection: Connection, orphan: Orphan) -> None:
+        lines = await asyncio.to_thread(orphan.lines)
+        await self._copy(connection, lines)
+        await asyncio.to_thread(orphan.remove)
+        logger.warning("usage: %d records of a gateway that is gone were copied", len(lines))
+
+    async def _copy(self, connection: Connection, lines: Sequence[bytes]) -> Counter[str]:
+        tokens: Counter[str] = Counter()
+        for start in range(0, len(lines), _BATCH):
+            tokens.update(await self._write(connection, lines[start : start + _BATCH]))
+        return tokens
+
+    async def _write(self, connection: Connection, batch: Sequence[bytes]) -> dict[str, int]:
+        """Commit a batch; returns the tokens of what was new, by key."""
+        try:
+            async with asyncio.timeout(self._seconds), connection.transaction():
+                cursor = await connection.execute(_COPY, [f"[{b','.join(batch).decode()}]"])
+                return dict(await cursor.fetchall())
+        except (psycopg.DataError, psycopg.IntegrityError, psycopg.NotSupportedError) as error:
+            if len(batch) == 1:
+                self.refused += 1
+                logger.error("a usage record cannot be written: %s", type(error).__name__)
+                return {}
+        tokens: Counter[str] = Counter()
+        for line in batch:  # one bad record must not hold up the others
+            tokens.update(await self._write(connection, [line]))
+        return tokens
+
+    async def _sync_forever(self) -> None:
+        while True:
+            await asyncio.sleep(_SYNC_SECONDS)
+            if self._spool.needs_sync:
+                try:
+                    await asyncio.to_thread(self._spool.sync)
+                except OSError as error:
+                    logger.error("usage cannot be brought to the disk: %s", error)
+
+
+def _lines(path: Path) -> list[bytes]:
+    return list(read_segment(path))

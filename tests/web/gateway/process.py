@@ -1,0 +1,48 @@
+"""The ASGI entries as processes of their own, started as production starts them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+from django.conf import settings
+
+from tests.web.gateway.engine import free_port, wait_until
+from tests.web.gateway.house import gateway_config
+
+ALONE = "stillhouse.gateway.asgi:application"
+
+
+@dataclass
+class Server:
+    """`client` asks it; `process` is there to be killed."""
+
+    client: httpx.Client
+    process: subprocess.Popen[bytes]
+
+
+@contextmanager
+def uvicorn(application: str = ALONE, **environment: str) -> Iterator[Server]:
+    """The application on the test database, answering."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", application, "--app-dir", "platform", "--host", "127.0.0.1"]
+    options = ["--port", str(port), "--http", "stillhouse.gateway.protocol:LimitedHttp", "--no-access-log"]
+    variables = {**os.environ, "DATABASE_URL": gateway_config().database_url, **environment}
+    process = subprocess.Popen([*command, *options], cwd=settings.REPOSITORY, env=variables)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+
+            def answers() -> bool:
+                try:
+                    return client.get("/v1/models").status_code == 401
+                except httpx.TransportError:
+                    return False
+
+            assert wait_until(answers, 30)
+            yield Server(client, process)
+    finally:
+        process.terminate()
+        assert process.wait(timeout=15) in (0, -9, -15)
