@@ -9,7 +9,8 @@ COPY platform platform
 COPY templates templates
 COPY workers/__init__.py workers/__init__.py
 COPY workers/contract workers/contract
-RUN python -m compileall -q platform workers && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin stillhouse
+RUN python -m compileall -q platform workers && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin stillhouse \
+    && install -d -o 10001 -g 10001 -m 700 /spool
 USER 10001:10001
 EXPOSE 8000
 CMD ["python", "-m", "uvicorn", "stillhouse.asgi:application", "--app-dir", "platform", "--host", "0.0.0.0", \

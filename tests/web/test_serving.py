@@ -181,7 +181,8 @@ def test_the_gateway_hears_of_changes_and_not_of_every_poll(version: AdapterVers
 
 
 def test_proof_and_load_time_are_kept(version: AdapterVersion) -> None:
-    proof = {"adapter_distance": 0.02, "base_distance": 2.0, "tokens": 40}
+    distances = {"adapter_distance": 0.02, "base_distance": 2.0, "tokens": 40}
+    proof = {**distances, "effect": 2.0, "share": 0.99, "share_error": 0.01, "code": "applied"}
     sync(held(version, proof=proof, load_ms=41.5))
     holding = Holding.objects.get()
     assert (holding.proof, holding.load_ms) == (proof, 41.5)

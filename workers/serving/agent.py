@@ -11,11 +11,21 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 
-from workers.contract import AdapterManifest, PoolReport, PoolWanted, Sha256, WantedVersion
+from workers.contract import (
+    AdapterManifest,
+    HeldVersion,
+    PoolReport,
+    PoolWanted,
+    ServingProof,
+    Sha256,
+    WantedVersion,
+)
+from workers.contract.weights import BaseFolderError
 from workers.serving.engine import Engine, EngineError, EngineView
 from workers.serving.files import (
     DIGEST,
     AdapterCache,
+    DiskFull,
     VersionRefused,
     base_digest,
     check_base,
@@ -23,6 +33,8 @@ from workers.serving.files import (
     check_name,
 )
 from workers.serving.plan import (
+    FIRST_PAUSE,
+    UNLOAD_AFTER_SECONDS,
     Action,
     Fetch,
     Forget,
@@ -32,10 +44,11 @@ from workers.serving.plan import (
     Situation,
     Unload,
     held_now,
+    is_ready,
     next_action,
     pause_after,
 )
-from workers.serving.proof import NotProven, prove
+from workers.serving.proof import NotProven, prove, prove_again
 from workers.serving.settings import AgentSettings
 from workers.wire.api import PlatformAPI, Refused, Unreachable
 from workers.wire.transfer import TransferError
@@ -45,7 +58,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 2.0
 """Between looks while the platform has not said how often."""
 SHORTEST_POLL, LONGEST_POLL = 0.2, 30.0
-EXPECTED = (EngineError, NotProven, VersionRefused, TransferError)
+EXPECTED = (EngineError, NotProven, VersionRefused, DiskFull, TransferError)
 """Failures whose text is a sentence for people."""
 
 
@@ -62,17 +75,51 @@ class Agent:
         self._engine = Engine(settings.engine_url)
         self._cache = AdapterCache(settings.adapters_dir)
         self._records: dict[Sha256, Record] = {}
+        self._unwanted_since: dict[str, float] = {}
         self._unused_since: dict[Sha256, float] = {}
+        self._refused: list[HeldVersion] = []
+        self._base_before: dict[tuple[Sha256, str, str, int], list[float]] = {}
+        """What the base gave for a version's first golden sample, by version, engine, base and context."""
         self._wanted: list[WantedVersion] | None = None
         self._base: tuple[str, Sha256] | None = None
         self._poll_seconds = POLL_SECONDS
         self._view = EngineView(healthy=False)
         self._last_trouble = ""
+        self._base_trouble = ""
+        self._leaving = False
+        self._told_leaving = threading.Event()
         self._stopping = threading.Event()
 
     def stop(self) -> None:
         """End `run` soon. What the engine holds stays: the next agent adopts it."""
         self._stopping.set()
+
+    def not_ready(self) -> str:
+        """Why this replica should not join its pool yet, in words; empty when it may: the engine answers, the
+        platform was heard, and every version that apps are answered with is proven here."""
+        if self._leaving:
+            return "it is about to stop"
+        if not self._view.healthy:
+            return "the engine does not answer"
+        if self._wanted is None:
+            return "the platform has not been heard yet"
+        required = [version for version in self._wanted if version.required]
+        missing = [v.name for v in required if not is_ready(v.name, self._records.get(v.digest), self._view)]
+        return f"{len(missing)} of {len(required)} published versions are not ready" if missing else ""
+
+    def drain(self, seconds: float) -> bool:
+        """Tell the platform to send nothing new, then wait until the engine is idle.
+
+        Returns whether it is, after at most `seconds`. There is no way back but a restart of the agent.
+        """
+        deadline = time.monotonic() + seconds
+        self._leaving = True
+        self._told_leaving.wait(seconds)
+        settled = time.monotonic() + UNLOAD_AFTER_SECONDS  # what a gateway sent before it heard
+        while time.monotonic() < deadline and not self._stopping.wait(0.5):
+            if time.monotonic() >= settled and self._view.requests in (0, None):
+                return True
+        return False
 
     def run(self) -> None:
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="agent-work") as pool:
@@ -115,7 +162,8 @@ class Agent:
     def _look_and_sync(self) -> None:
         self._view = self._engine.look()
         self._note_unused()
-        held = held_now(self._situation(), self._registered())
+        leaving = self._leaving
+        held = [*held_now(self._situation(), self._registered()), *self._refused]
         report = PoolReport(
             replica=self._settings.replica,
             url=self._settings.advertised_url,
@@ -124,6 +172,9 @@ class Agent:
             engine=self._view.version,
             base=self._view.base,
             base_digest=self._known_base(),
+            capacity=self._settings.capacity,
+            leaving=leaving,
+            trouble=(self._base_trouble or self._last_trouble)[:300],
             held=held,
         )
         path = f"/worker/v1/pools/{self._settings.pool}/sync"
@@ -133,16 +184,25 @@ class Agent:
             self._say_once(f"the platform could not be synced with: {error}")
             return
         self._say_once("")
-        self._wanted = [version for version in answer.wanted if self._is_acceptable(version)]
-        self._poll_seconds = min(max(answer.poll_seconds, SHORTEST_POLL), LONGEST_POLL)
+        if leaving:
+            self._told_leaving.set()
+        self._take(answer)
 
-    def _is_acceptable(self, version: WantedVersion) -> bool:
-        try:
-            check_name(version)
-        except VersionRefused as refused:
-            self._say_once(f"a wanted version was ignored: {refused}")
-            return False
-        return True
+    def _take(self, answer: PoolWanted) -> None:
+        """What the platform wants, less what must not be touched: that is reported as failed instead."""
+        wanted, self._refused = [], []
+        for version in answer.wanted:
+            try:
+                check_name(version)
+            except VersionRefused as refused:
+                error = str(refused)
+                self._refused.append(
+                    HeldVersion(name=version.name, digest=version.digest, state="failed", error=error)
+                )
+            else:
+                wanted.append(version)
+        self._wanted = wanted
+        self._poll_seconds = min(max(answer.poll_seconds, SHORTEST_POLL), LONGEST_POLL)
 
     def _next(self) -> Action | None:
         """Nothing before the platform was heard: an agent that knows nothing must not unload anything."""
@@ -154,7 +214,9 @@ class Agent:
             wanted=self._wanted or [],
             cached=self._cache.held(),
             records=dict(self._records),
+            unwanted_since=dict(self._unwanted_since),
             unused_since=dict(self._unused_since),
+            disk_crowded=self._cache.is_crowded(),
             base_known=self._known_base() is not None,
             now=time.monotonic(),
         )
@@ -173,7 +235,10 @@ class Agent:
 
     def _note_unused(self) -> None:
         in_use = {version.digest for version in self._wanted or []} | set(self._registered().values())
-        now = time.monotonic()
+        now, names = time.monotonic(), {version.name for version in self._wanted or []}
+        self._unwanted_since = {
+            name: self._unwanted_since.get(name, now) for name in self._view.adapters if name not in names
+        }
         self._unused_since = {
             digest: self._unused_since.get(digest, now)
             for digest in self._cache.held()
@@ -203,10 +268,19 @@ class Agent:
             case Forget(digest):
                 self._cache.delete(digest)
                 self._records.pop(digest, None)
+                for known in [known for known in self._base_before if known[0] == digest]:
+                    del self._base_before[known]
 
     def _learn_base(self, base: str) -> None:
+        """Without the base's digest nothing is loaded, and the platform hears why."""
         memory = self._settings.adapters_dir / "base-digest.json"
-        self._base = (base, base_digest(self._settings.bases_dir, base, memory))
+        try:
+            self._base = (base, base_digest(self._settings.bases_dir, base, memory))
+            self._base_trouble = ""
+        except (VersionRefused, BaseFolderError, OSError) as error:
+            self._base_trouble = f"The weights of the engine's base cannot be read: {error}"
+            log.error("%s", self._base_trouble)
+            self._stopping.wait(FIRST_PAUSE)
 
     def _recorded(self, name: str, digest: Sha256, work: Callable[[], Record]) -> None:
         """Do the work and keep what came of it; a failure waits longer each time before the next try."""
@@ -256,14 +330,24 @@ class Agent:
                 "The engine holds other files under this name, which are not ours. Restart the engine."
             )
         try:
-            proof = prove(
-                self._engine, name=name, base=view.base, max_length=view.max_length, golden=manifest.golden
-            )
+            proof = self._prove(view, name, digest, manifest)
         except (EngineError, NotProven):
             self._engine.unload(name)
             raise
         log.info("%s is ready: %s", name, proof)
         return Record(name, state="ready", proof=proof, load_ms=load_ms, incarnation=view.incarnation)
+
+    def _prove(self, view: EngineView, name: str, digest: Sha256, manifest: AdapterManifest) -> ServingProof:
+        """In full the first time, shortly after a restart of the same engine."""
+        known = (digest, view.version, view.base, view.max_length)
+        golden, length = manifest.golden, view.max_length
+        if before := self._base_before.get(known):
+            proof = prove_again(self._engine, name=name, max_length=length, golden=golden, base_before=before)
+            if proof is not None:
+                return proof
+        proof, base = prove(self._engine, name=name, base=view.base, max_length=length, golden=golden)
+        self._base_before[known] = base
+        return proof
 
     def _checked(self, folder: Path, digest: Sha256, *, is_registered: bool) -> AdapterManifest:
         """The manifest of files that are still right.

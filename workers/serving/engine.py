@@ -13,6 +13,9 @@ LOOK_TIMEOUT = httpx.Timeout(5.0)
 LOAD_TIMEOUT = httpx.Timeout(120.0, connect=5.0)
 ANSWER_TIMEOUT = httpx.Timeout(120.0, connect=5.0)
 START_TIME = re.compile(r"^process_start_time_seconds\s+(\S+)$", re.MULTILINE)
+REQUESTS = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{[^}]*\})?\s+(\S+)$", re.MULTILINE)
+BUSY_ADAPTERS = re.compile(r"^vllm:lora_requests_info\{(.*)\}\s+(\S+)$", re.MULTILINE)
+ADAPTER_LABEL = re.compile(r'(?:running|waiting)_lora_adapters="([^"]*)"')
 
 
 class EngineError(Exception):
@@ -33,6 +36,14 @@ class EngineView:
     """Tokens of prompt and answer together."""
     adapters: Mapping[str, str] = field(default_factory=dict)
     """Registered adapters: name -> folder they were loaded from."""
+    requests: int | None = None
+    """Running and waiting ones; None when the engine does not tell."""
+    busy: frozenset[str] = frozenset()
+    """Adapters that those requests use, registered or not any more."""
+
+    def may_read(self, suffix: str) -> bool:
+        """Whether a request may still make the engine read the files of the adapter whose name ends so."""
+        return self.requests is None or any(name.endswith(suffix) for name in self.busy)
 
 
 class _Card(BaseModel):
@@ -87,7 +98,8 @@ class Engine:
                 return self._away()
             models = _Models.model_validate_json(self._get("/v1/models"))
             version = _Version.model_validate_json(self._get("/version")).version
-            incarnation = self._incarnation()
+            metrics = self._get("/metrics").decode("utf-8", "replace")
+            incarnation = self._incarnation(metrics)
         except (httpx.HTTPError, EngineError, ValidationError):
             return self._away()
         base = next((card for card in models.data if card.parent is None), None)
@@ -100,6 +112,8 @@ class Engine:
             base=base.id,
             max_length=base.max_model_len or 0,
             adapters={card.id: card.root or "" for card in models.data if card.parent is not None},
+            requests=_requests(metrics),
+            busy=_busy(metrics),
         )
 
     def load(self, name: str, folder: str) -> None:
@@ -139,9 +153,9 @@ class Engine:
         self._was_away = True
         return EngineView(healthy=False, incarnation=self._seen)
 
-    def _incarnation(self) -> str:
+    def _incarnation(self, metrics: str) -> str:
         """The start time of the engine's server; where it is not told, a new id whenever it comes back."""
-        found = START_TIME.search(self._get("/metrics").decode("utf-8", "replace"))
+        found = START_TIME.search(metrics)
         if found:
             self._seen = f"started-{found.group(1)}"
         elif self._was_away:
@@ -176,6 +190,20 @@ class Engine:
             return _Completion.model_validate_json(response.content)
         except ValidationError:
             raise EngineError("The engine's answer is not a completion with log-probabilities.") from None
+
+
+def _requests(metrics: str) -> int | None:
+    counts = [float(count) for count in REQUESTS.findall(metrics)]
+    return round(sum(counts)) if counts else None
+
+
+def _busy(metrics: str) -> frozenset[str]:
+    """Of the newest line: the engine keeps one for every set of adapters it ever ran, its time as value."""
+    lines = [(float(at), labels) for labels, at in BUSY_ADAPTERS.findall(metrics)]
+    if not lines or not _requests(metrics):
+        return frozenset()
+    names = ",".join(ADAPTER_LABEL.findall(max(lines)[1]))
+    return frozenset(name for name in names.split(",") if name)
 
 
 def _of_target(choice: _Choice, target: Sequence[int]) -> list[float]:

@@ -1,5 +1,6 @@
 """Adapter files on this host: complete, checked folders ADAPTERS_DIR/<digest>, or nothing."""
 
+import errno
 import json
 import os
 import re
@@ -41,6 +42,14 @@ class VersionRefused(Exception):
     """These files must not be served here. The text is a sentence for the pool page."""
 
 
+SPARE = 0.1
+"""Share of the disk that is kept free: below, unused files go sooner."""
+
+
+class DiskFull(Exception):
+    """There is no room for a version. The text is a sentence for the pool page."""
+
+
 class AdapterCache:
     """The folders of ADAPTERS_DIR. One agent owns it."""
 
@@ -59,26 +68,47 @@ class AdapterCache:
         """Digests whose folder is complete."""
         return frozenset(path.name for path in self._folder.iterdir() if DIGEST.fullmatch(path.name))
 
+    def is_crowded(self) -> bool:
+        """Whether the disk is nearly full."""
+        disk = shutil.disk_usage(self._folder)
+        return disk.free < SPARE * disk.total
+
     def fetch(self, version: WantedVersion, *, max_rank: int, check: Callable[[], None]) -> None:
         """Download, check and only then let the folder appear.
 
-        Raises VersionRefused, TransferError, OSError.
+        Raises VersionRefused, DiskFull, TransferError, OSError.
         """
         names = {file.name for file in version.files}
         if names != ADAPTER_FILES | {MANIFEST} or len(names) != len(version.files):
             raise VersionRefused(f"A version is made of {MANIFEST}, {' and '.join(sorted(ADAPTER_FILES))}.")
+        self._check_room(sum(file.size for file in version.files))
         partial = self._folder / f"{version.digest}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
         try:
+            partial.mkdir()
             with make_client() as client:
                 for file in version.files:
                     target = partial / file.name
                     download(client, file.url, target, size=file.size, sha256=file.sha256, check=check)
             check_folder(partial, version.digest, max_rank=max_rank)
             os.replace(partial, self.path(version.digest))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise self._full("it filled up while the version was fetched") from error
+            raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+    def _check_room(self, size: int) -> None:
+        free = shutil.disk_usage(self._folder).free
+        if size > free:
+            raise self._full(f"the version needs {size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free")
+
+    def _full(self, why: str) -> DiskFull:
+        return DiskFull(
+            f"The disk under ADAPTERS_DIR of this replica is full: {why}. Free space there; the agent tries "
+            "again by itself."
+        )
 
     def delete(self, digest: Sha256) -> None:
         """Remove a version's files. The caller has made sure that the engine will not read them again."""
@@ -160,7 +190,10 @@ def check_name(version: WantedVersion) -> None:
     """Refuse a name that is not the immutable name of this digest."""
     found = NAME.fullmatch(version.name)
     if not found or not version.digest.startswith(found.group(1)):
-        raise VersionRefused("The platform sent a name that is not <adapter>@<first 12 of the digest>.")
+        raise VersionRefused(
+            "The platform wants this version under a name that is not <adapter>@<first 12 of the digest>: it "
+            "is not loaded. Tell your operator; the registry's row was changed."
+        )
 
 
 def base_digest(bases_dir: Path, base: str, memory: Path) -> Sha256:

@@ -9,10 +9,15 @@ from workers.serving.engine import EngineView
 
 FIRST_PAUSE = 5.0
 LONGEST_PAUSE = 300.0
+UNLOAD_AFTER_SECONDS = 3.0
+"""A version stays registered this long after it was last wanted: until every gateway has heard of it."""
 FILES_KEPT_SECONDS = 600.0
-"""Files stay this long after a version was last wanted or registered: a request still running may have its
-adapter re-read from disk inside the engine, and the engine dies when it is gone.
+"""Files stay this long after a version was last wanted or registered, in case it is wanted again. Longer
+while a request that uses it runs: the engine may read them again in the middle of it, and dies when they are
+gone.
 """
+CROWDED_SECONDS = 15.0
+"""The same while the disk is nearly full: long enough for a request that had just begun to show."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,11 @@ class Situation:
     wanted: Sequence[WantedVersion]
     cached: Collection[Sha256]
     records: Mapping[Sha256, Record]
+    unwanted_since: Mapping[str, float]
+    """Monotonic time since when a registered name has not been wanted."""
     unused_since: Mapping[Sha256, float]
     """Monotonic time since when a cached version has been neither wanted nor registered."""
+    disk_crowded: bool
     base_known: bool
     now: float
 
@@ -127,9 +135,10 @@ def _held(name: str, digest: Sha256, situation: Situation) -> HeldVersion:
 
 
 def _stray(situation: Situation) -> Action | None:
-    wanted = {version.name for version in situation.wanted}
-    strays = [name for name in situation.engine.adapters if name not in wanted]
-    return Unload(strays[0]) if strays else None
+    for name, since in situation.unwanted_since.items():
+        if name in situation.engine.adapters and situation.now - since >= UNLOAD_AFTER_SECONDS:
+            return Unload(name)
+    return None
 
 
 def _base(situation: Situation) -> Action | None:
@@ -166,7 +175,12 @@ def _is_due(record: Record | None, situation: Situation) -> bool:
 
 
 def _forget(situation: Situation) -> Action | None:
-    for digest, since in situation.unused_since.items():
-        if digest in situation.cached and situation.now - since >= FILES_KEPT_SECONDS:
+    """Files that nobody wants, that are not registered, and that no running request may need."""
+    if not situation.engine.healthy:
+        return None
+    kept = CROWDED_SECONDS if situation.disk_crowded else FILES_KEPT_SECONDS
+    for digest, since in sorted(situation.unused_since.items(), key=lambda item: item[1]):
+        idle = situation.now - since >= kept and not situation.engine.may_read(f"@{digest[:12]}")
+        if digest in situation.cached and idle:
             return Forget(digest)
     return None

@@ -1,24 +1,26 @@
 """The proof that a replica really applies an adapter: golden token log-probabilities.
 
-The trainer wrote down what the trained model gives for a few samples. This replica is asked for the same
-tokens under the adapter's name and under the base's. Trainer and engine differ a little (NF4 against bf16,
-other kernels), so the numbers are never equal; but a replica that serves the base under the adapter's name
-gives the base's numbers.
+The trainer wrote down, for a few samples, what the trained model gives and what its base gives. This replica
+is asked for the same tokens under the adapter's name and under the base's. Trainer and engine disagree a
+little on both (NF4 against bf16, other kernels), but much the same on both, so the moves are compared: served
+adapter minus served base, against trained adapter minus trained base. Where a replica serves the base under
+the adapter's name, nothing moves.
 """
 
+import math
 from collections.abc import Sequence
 
 from workers.contract import GoldenSample, ServingProof
 from workers.serving.engine import Engine, EngineError
 
-NEARER_THAN = 0.5
-"""The replica is proven when its distance to the trainer's adapter is below this share of the base's
-distance.
-
-A replica that ignores the adapter shows a share of 1, a faithful one little more than the noise of
-quantisation. Half keeps away from both: noise would have to be as large as half of what training changed, and
-then the adapter cannot be told from its base by anybody.
-"""
+NEARER = 0.5
+"""With more than this share of the trainer's move, a replica is nearer to the adapter than to the base."""
+CLEAR = 1 / 6
+"""Largest standard error of the share with which 0 and 1 can be told apart at `NEARER`: three of them fit."""
+SMALLEST_EFFECT = 1e-3
+"""Nats a token. What rounding in bfloat16 alone does, so nothing an app could notice."""
+KERNEL_NOISE = 0.05
+"""Nats a token by which two right replicas may differ at least: other kernels, another batch."""
 
 
 class NotProven(Exception):
@@ -27,10 +29,10 @@ class NotProven(Exception):
 
 def prove(
     engine: Engine, *, name: str, base: str, max_length: int, golden: Sequence[GoldenSample]
-) -> ServingProof:
+) -> tuple[ServingProof, list[float]]:
     """Measure `name` and `base` on the engine against the trainer's numbers.
 
-    Raises EngineError and NotProven.
+    Also returns what the base gave for the first sample, for `prove_again`. Raises EngineError and NotProven.
     """
     samples = [fitted for sample in golden if (fitted := _fit(sample, max_length))]
     if not samples:
@@ -39,31 +41,70 @@ def prove(
         )
     asked = [(sample.prompt_ids, sample.target_ids) for sample in samples]
     engine.warm_up(name, samples[0].prompt_ids)
-    proof = ServingProof(
-        adapter_distance=_distance(engine.target_logprobs(name, asked), samples),
-        base_distance=_distance(engine.target_logprobs(base, asked), samples),
-        tokens=sum(len(sample.target_ids) for sample in samples),
+    adapter, base_alone = engine.target_logprobs(name, asked), engine.target_logprobs(base, asked)
+    proof = judge(
+        [value for values in adapter for value in values],
+        [value for values in base_alone for value in values],
+        [value for sample in samples for value in sample.logprobs],
+        [value for sample in samples for value in sample.base_logprobs],
     )
-    if not is_proven(proof):
+    return proof, base_alone[0]
+
+
+def prove_again(
+    engine: Engine,
+    *,
+    name: str,
+    max_length: int,
+    golden: Sequence[GoldenSample],
+    base_before: Sequence[float],
+) -> ServingProof | None:
+    """The proof after a restart of the same engine, short because apps wait: the sample that training changed
+    most, against what the base gave for it before. None where that does not settle it: prove in full then."""
+    sample = next(fitted for one in golden if (fitted := _fit(one, max_length)))
+    [adapter] = engine.target_logprobs(name, [(sample.prompt_ids, sample.target_ids)])
+    try:
+        proof = judge(adapter, base_before, sample.logprobs, sample.base_logprobs)
+    except NotProven:
+        return None
+    return proof if proof.code == "applied" else None
+
+
+def judge(
+    adapter: Sequence[float], base: Sequence[float], trained: Sequence[float], trained_base: Sequence[float]
+) -> ServingProof:
+    """The proof from four log-probabilities (nats) of every golden token: this replica's under the adapter's
+    name and the base's, and the trainer's. Raises NotProven."""
+    moved = [a - b for a, b in zip(adapter, base, strict=True)]
+    expected = [a - b for a, b in zip(trained, trained_base, strict=True)]
+    quantisation = _rms([a - b for a, b in zip(base, trained_base, strict=True)])
+    effect, tokens = _rms(expected), len(expected)
+    share = sum(a * b for a, b in zip(moved, expected, strict=True)) / (tokens * effect**2) if effect else 0.0
+    scatter = _rms([a - share * b for a, b in zip(moved, expected, strict=True)])
+    error = scatter / (effect * math.sqrt(tokens)) if effect else 0.0
+    tellable = effect >= SMALLEST_EFFECT and error <= CLEAR
+    if _rms([a - b for a, b in zip(moved, expected, strict=True)]) > (
+        NEARER * effect + max(quantisation, KERNEL_NOISE)
+    ) or (tellable and share < NEARER):
         raise NotProven(
-            f"Under {name} this replica is {proof.adapter_distance:.3f} nats a token from the trainer's "
-            f"golden samples, and its base {proof.base_distance:.3f}: it does not clearly apply the adapter. "
-            "Restart the engine."
+            f"Under the adapter's name this replica shows {share:.0%} of what training changed "
+            f"({effect:.4f} nats a token), and differs from its base by {_rms(moved):.4f}: "
+            "it does not clearly apply the adapter. Restart the engine."
         )
-    return proof
-
-
-def is_proven(proof: ServingProof) -> bool:
-    """Clearly nearer to the trainer's adapter than the base is.
-
-    False for a base at distance 0: nothing to tell.
-    """
-    return proof.adapter_distance < NEARER_THAN * proof.base_distance
+    return ServingProof(
+        adapter_distance=_mean_distance(adapter, trained),
+        base_distance=_mean_distance(base, trained),
+        tokens=tokens,
+        effect=effect,
+        share=share if effect else None,
+        share_error=error if effect else None,
+        code="applied" if tellable else "adapter_without_effect",
+    )
 
 
 def _fit(sample: GoldenSample, max_length: int) -> GoldenSample | None:
     """The sample with as many targets as fit the engine's context beside the one token it must generate."""
-    if len(sample.logprobs) != len(sample.target_ids):
+    if not len(sample.logprobs) == len(sample.base_logprobs) == len(sample.target_ids):
         raise EngineError(
             "The manifest's golden samples are damaged: tokens and log-probabilities differ in number."
         )
@@ -79,11 +120,10 @@ def _fit(sample: GoldenSample, max_length: int) -> GoldenSample | None:
     )
 
 
-def _distance(measured: Sequence[Sequence[float]], samples: Sequence[GoldenSample]) -> float:
-    """Mean absolute difference to the trainer's adapter, in nats a token."""
-    differences = [
-        abs(here - there)
-        for values, sample in zip(measured, samples, strict=True)
-        for here, there in zip(values, sample.logprobs, strict=True)
-    ]
-    return sum(differences) / len(differences)
+def _rms(values: Sequence[float]) -> float:
+    """Root mean square."""
+    return math.sqrt(sum(value * value for value in values) / len(values))
+
+
+def _mean_distance(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    return sum(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / len(ours)

@@ -27,6 +27,10 @@ class AgentSettings:
     """BASES_DIR: the weights the engine serves, BASES_DIR/<served name>."""
     max_rank: int
     """MAX_LORA_RANK: what the engine was started with."""
+    capacity: int = 0
+    """MAX_CPU_LORAS: what the engine was started with; 0 when it is not set."""
+    health_port: int = 0
+    """HEALTH_PORT: where probes of this host ask for readiness, on loopback; 0 for nowhere."""
 
     def __repr__(self) -> str:
         """Without the token: settings end up in logs."""
@@ -49,4 +53,11 @@ def read_settings(environ: Mapping[str, str]) -> AgentSettings:
         adapters_dir=read_folder(environ, "ADAPTERS_DIR", create=True),
         bases_dir=read_folder(environ, "BASES_DIR"),
         max_rank=read_number(environ, "MAX_LORA_RANK", 64),
+        capacity=_number_or_none(environ, "MAX_CPU_LORAS"),
+        health_port=_number_or_none(environ, "HEALTH_PORT"),
     )
+
+
+def _number_or_none(environ: Mapping[str, str], name: str) -> int:
+    """0 when it is not set."""
+    return read_number(environ, name, 1) if environ.get(name) or environ.get(f"{name}_FILE") else 0

@@ -4,17 +4,22 @@ Pools belong to the site. They are added from the machine; placements follow fro
 versions.
 """
 
+from collections.abc import Collection
+
 from django.db import transaction
 
+from stillhouse.accounts.access import require
+from stillhouse.accounts.models import Membership, User
 from stillhouse.adapters.models import AdapterVersion
 from stillhouse.audit.actions import record
 from stillhouse.catalog.models import BaseModel
-from stillhouse.core.errors import Conflict, UserError
+from stillhouse.core.errors import Conflict, NotFound, UserError
 from stillhouse.core.notify import GATEWAY, notify
-from stillhouse.serving.models import Placement, Pool
-from stillhouse.serving.queries import get_pool
-from stillhouse.serving.report import record_report
-from stillhouse.serving.wanted import SERVABLE, wanted_by
+from stillhouse.serving.models import Placement, Pool, Replica
+from stillhouse.serving.queries import get_pool, is_silent
+from stillhouse.serving.report import AGENT, OPERATOR, record_report
+from stillhouse.serving.use import note_use
+from stillhouse.serving.wanted import SERVABLE, as_wanted
 from stillhouse.training.names import check_slug
 from workers.contract import PoolReport, PoolWanted
 
@@ -59,27 +64,111 @@ def place_version(*, version: AdapterVersion) -> list[Placement]:
 @transaction.atomic
 def unplace_version(*, version: AdapterVersion) -> None:
     """Want the version nowhere any more; agents unload it."""
-    placements = Placement.objects.filter(version=version)
-    pools = list(placements.values_list("pool_id", flat=True))
+    pools = _pools_of(version)
     if not pools:
         return
-    placements.delete()
+    Placement.objects.filter(version=version).delete()
     notify(GATEWAY)
     _audit(version, "version.unplaced", pools)
 
 
-def sync_pool(*, pool_name: str, report: PoolReport) -> PoolWanted:
+def sync_pool(*, pool_name: str, report: PoolReport, published: Collection[str] = ()) -> PoolWanted:
     """Write down what a replica holds, and answer with what it should hold; raises NotFound for an unknown
-    pool."""
+    pool. `published`: ids of the versions that apps are answered with, which stay loaded whatever happens."""
     pool = get_pool(pool_name)
-    replica = record_report(pool, report)
-    return wanted_by(replica)
+    note_use(pool)
+    return as_wanted(*record_report(pool, report, published))
 
 
-def _audit(version: AdapterVersion, action: str, pools: list[str]) -> None:
+@transaction.atomic
+def pin_version(*, by: Membership, version: AdapterVersion, pinned: bool) -> None:
+    """Keep the version loaded on every pool of its base, used or not; or let use decide again.
+
+    Raises NotFound for another workspace's version, UserError `not_allowed` or `not_servable`.
+    """
+    if version.adapter.workspace_id != by.workspace_id:
+        raise NotFound("adapter version")
+    require(by, "pool.manage")
+    rows = Placement.objects.select_for_update().filter(version=version)
+    if pinned and not (version.state in SERVABLE and rows.exists()):
+        raise UserError(
+            "not_servable",
+            f"{version} is {version.state}, and on no pool.",
+            "version",
+            "Pin a candidate or an approved version whose base has a pool.",
+            status=409,
+        )
+    if rows.exclude(pinned=pinned).update(pinned=pinned):
+        _audit(version, "version.pinned" if pinned else "version.unpinned", _pools_of(version), by.user)
+
+
+@transaction.atomic
+def drain_replica(*, by: Membership, replica: Replica, draining: bool) -> None:
+    """Send the replica no new requests, or send them again.
+
+    What it is answering ends as usual, and what it holds stays loaded. Raises UserError `not_allowed`, or
+    `agent_stops` for one that is stopping by itself.
+    """
+    require(by, "pool.manage")
+    locked = Replica.objects.select_for_update().get(pk=replica.pk)
+    if locked.draining == AGENT:
+        raise UserError(
+            "agent_stops",
+            f"{locked.name} is being stopped: its agent drains it already.",
+            "replica",
+            "It takes requests again once it was started again.",
+            status=409,
+        )
+    if (locked.draining == OPERATOR) == draining:
+        return
+    locked.draining = OPERATOR if draining else ""
+    locked.save(update_fields=["draining"])
+    notify(GATEWAY)
+    record(
+        workspace=by.workspace,
+        by=by.user,
+        action="replica.drained" if draining else "replica.undrained",
+        object_id=f"{locked.pool_id}/{locked.name}",
+        object_name=locked.name,
+        details={"pool": locked.pool_id},
+    )
+
+
+@transaction.atomic
+def forget_replica(*, by: Membership, replica: Replica) -> None:
+    """Take a replica that is gone off the page. One that still reports comes back with its next report.
+
+    Raises UserError `not_allowed`, or `still_reporting`.
+    """
+    require(by, "pool.manage")
+    if not is_silent(replica):
+        raise UserError(
+            "still_reporting",
+            f"{replica.name} reports every second or two.",
+            "replica",
+            "Stop its agent first, or drain it.",
+            status=409,
+        )
+    record(
+        workspace=by.workspace,
+        by=by.user,
+        action="replica.forgotten",
+        object_id=f"{replica.pool_id}/{replica.name}",
+        object_name=replica.name,
+        details={"pool": replica.pool_id},
+    )
+    replica.delete()
+    notify(GATEWAY)
+
+
+def _pools_of(version: AdapterVersion) -> list[str]:
+    return list(Placement.objects.filter(version=version).order_by("pool").values_list("pool_id", flat=True))
+
+
+def _audit(version: AdapterVersion, action: str, pools: list[str], by: User | None = None) -> None:
     record(
         workspace=version.adapter.workspace,
-        by=None,
+        by=by,
         action=action,
         object_id=version.id,
         object_name=str(version),

@@ -13,6 +13,8 @@ class Pool(models.Model):
 
     name = models.SlugField(primary_key=True, max_length=60)
     base = models.ForeignKey(BaseModel, models.PROTECT, related_name="pools")
+    use_noted_at = models.DateTimeField(null=True)
+    """When `Placement.used_at` was last brought up to date."""
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:
@@ -30,6 +32,12 @@ class Replica(models.Model):
     healthy = models.BooleanField(default=False)
     error = models.CharField(max_length=300, blank=True)
     """Why requests may not go there although the engine runs: another base's weights, say."""
+    trouble = models.CharField(max_length=300, blank=True)
+    """What the agent itself cannot do, in its words."""
+    capacity = models.PositiveIntegerField(default=0)
+    """Versions its engine keeps in memory; 0 when the agent did not say."""
+    draining = models.CharField(max_length=10, blank=True, default="")
+    """Who wants no new requests there: "" nobody, `operator`, or `agent` when it is about to stop."""
     reported_at = models.DateTimeField()
 
     class Meta:
@@ -39,10 +47,16 @@ class Replica(models.Model):
 
 
 class Placement(models.Model):
-    """A version that should be loaded on every replica of a pool."""
+    """A version that belongs on a pool. Which of them are loaded now follows from pins and recent use."""
 
     pool = models.ForeignKey(Pool, models.CASCADE, related_name="placements")
     version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="placements")
+    pinned = models.BooleanField(default=False)
+    """Always loaded, because a person said so."""
+    used_at = models.DateTimeField(null=True)
+    """Last answered a request, to the hour."""
+    wanted_at = models.DateTimeField(null=True)
+    """Last asked for while it was not loaded."""
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -2,12 +2,13 @@
 
 from datetime import timedelta
 
-from django.db.models import QuerySet
+from django.db.models import Prefetch, QuerySet
 from django.utils import timezone
 
+from stillhouse.accounts.models import Membership
 from stillhouse.adapters.models import AdapterVersion
 from stillhouse.core.errors import NotFound
-from stillhouse.serving.models import Holding, Pool, Replica
+from stillhouse.serving.models import Holding, Placement, Pool, Replica
 
 SILENCE = timedelta(seconds=15)
 """A replica whose agent has not reported for this long is not counted on."""
@@ -16,6 +17,29 @@ SILENCE = timedelta(seconds=15)
 def pools() -> QuerySet[Pool]:
     """All pools with their replicas. Pools belong to the site."""
     return Pool.objects.select_related("base").prefetch_related("replicas").order_by("name")
+
+
+def pools_with_holdings() -> QuerySet[Pool]:
+    """All pools, with everything their replicas hold."""
+    held = Holding.objects.select_related("version__adapter")
+    replicas = Replica.objects.order_by("name").prefetch_related(Prefetch("holdings", held))
+    return (
+        Pool.objects.select_related("base").prefetch_related(Prefetch("replicas", replicas)).order_by("name")
+    )
+
+
+def placements_in(by: Membership, pool: Pool) -> QuerySet[Placement]:
+    """The workspace's versions that belong on the pool, the newest first."""
+    rows = Placement.objects.filter(pool=pool, version__adapter__workspace=by.workspace)
+    return rows.select_related("version__adapter").order_by("-version__created_at")
+
+
+def get_replica(pool: str, name: str) -> Replica:
+    """One replica; raises NotFound. Replicas belong to the site, not to a workspace."""
+    replica = Replica.objects.filter(pool=pool, name=name).first()
+    if replica is None:
+        raise NotFound("replica")
+    return replica
 
 
 def get_pool(name: str) -> Pool:
@@ -27,14 +51,21 @@ def get_pool(name: str) -> Pool:
 
 
 def replicas_ready(version: AdapterVersion) -> QuerySet[Replica]:
-    """The healthy, reporting replicas of pools the version is placed on that hold it, proven and warm."""
+    """The healthy, reporting replicas that take requests and hold the version, proven and warm, of pools it
+    is placed on."""
     return Replica.objects.filter(
         holdings__version=version,
         holdings__state=Holding.READY,
         pool__placements__version=version,
         healthy=True,
+        draining="",
         reported_at__gt=timezone.now() - SILENCE,
     ).distinct()
+
+
+def is_silent(replica: Replica) -> bool:
+    """Whether its agent has not reported for so long that nobody counts on it."""
+    return replica.reported_at < timezone.now() - SILENCE
 
 
 def is_ready(version: AdapterVersion) -> bool:

@@ -1,28 +1,32 @@
 """What an agent reports, written down: the replica as it is, and exactly the versions it says it holds."""
 
+from collections.abc import Collection, Sequence
 from urllib.parse import urlsplit
 
 from django.db import transaction
 from django.utils import timezone
 
-from stillhouse.adapters.models import AdapterVersion
 from stillhouse.core.errors import UserError
 from stillhouse.core.notify import GATEWAY, notify
 from stillhouse.core.text import storable
 from stillhouse.serving.models import Holding, Pool, Replica
+from stillhouse.serving.wanted import Chosen, chosen_for
 from workers.contract import HeldVersion, PoolReport
 
 MAX_URL = 200
-Facts = tuple[str, str, bool, str]
+OPERATOR, AGENT = "operator", "agent"
+"""Who drains a replica."""
+Facts = tuple[str, str, bool, str, str]
 
 
 @transaction.atomic
-def record_report(pool: Pool, report: PoolReport) -> Replica:
-    """Make the replica's rows say what the report says.
+def record_report(pool: Pool, report: PoolReport, published: Collection[str]) -> tuple[Replica, list[Chosen]]:
+    """Make the replica's rows say what the report says; also returns what it should hold.
 
     The report is the whole truth of the replica: what it does not list is not there, so nothing survives an
-    engine's restart that its agent has not reported again. The gateway is told when something it routes by
-    has changed.
+    engine's restart that its agent has not reported again. What it should not hold any more is not written
+    down, so that nobody is sent there while the agent unloads it. The gateway is told when something it
+    routes by has changed.
     """
     name = storable(report.replica)
     _check_url(report.url)
@@ -34,12 +38,17 @@ def record_report(pool: Pool, report: PoolReport) -> Replica:
     replica.engine = storable(report.engine)[:80]
     replica.error = _wrong_base(pool, report)
     replica.healthy = report.healthy and not replica.error
+    replica.trouble = storable(report.trouble)[:300]
+    replica.capacity = report.capacity
+    if replica.draining != OPERATOR:
+        replica.draining = AGENT if report.leaving else ""
     replica.reported_at = timezone.now()
     replica.save()
-    _replace_holdings(replica, report)
+    chosen = chosen_for(replica, published)
+    _replace_holdings(replica, report, chosen)
     if facts_before != _facts(replica) or ready_before != _ready(replica):
         notify(GATEWAY)
-    return replica
+    return replica, chosen
 
 
 def _locked(pool: Pool, name: str) -> Replica | None:
@@ -72,7 +81,7 @@ def _check_url(url: str) -> None:
 
 
 def _facts(replica: Replica) -> Facts:
-    return replica.url, replica.incarnation, replica.healthy, replica.error
+    return replica.url, replica.incarnation, replica.healthy, replica.error, replica.draining
 
 
 def _ready(replica: Replica) -> set[str]:
@@ -92,26 +101,23 @@ def _wrong_base(pool: Pool, report: PoolReport) -> str:
     return ""
 
 
-def _replace_holdings(replica: Replica, report: PoolReport) -> None:
-    known = {
-        version.serving_name: version
-        for version in AdapterVersion.objects.filter(
-            serving_name__in=[held.name for held in report.held], run__base_id=replica.pool.base_id
-        )
-    }
-    held = {known[entry.name].id: (known[entry.name], entry) for entry in report.held if entry.name in known}
+def _replace_holdings(replica: Replica, report: PoolReport, chosen: Sequence[Chosen]) -> None:
+    known = {item.name: item for item in chosen}
+    held = {known[entry.name].version_id: entry for entry in report.held if entry.name in known}
+    digests = {item.version_id: item.digest for item in chosen}
     stored = {holding.version_id: holding for holding in replica.holdings.all()}
     replica.holdings.exclude(version_id__in=held.keys()).delete()
-    for version_id, (version, entry) in held.items():
-        _save_if_changed(stored.get(version_id) or Holding(replica=replica, version=version), version, entry)
+    for version_id, entry in held.items():
+        holding = stored.get(version_id) or Holding(replica=replica, version_id=version_id)
+        _save_if_changed(holding, digests[version_id], entry)
 
 
-def _save_if_changed(holding: Holding, version: AdapterVersion, entry: HeldVersion) -> None:
+def _save_if_changed(holding: Holding, digest: str, entry: HeldVersion) -> None:
     state, error = entry.state, storable(entry.error)
-    if entry.digest != version.digest:
+    if entry.digest != digest:
         state, error = (
             "failed",
-            f"The replica holds digest {entry.digest[:12]}…, the version has {version.digest[:12]}…",
+            f"The replica holds digest {entry.digest[:12]}…, the version has {digest[:12]}…",
         )
     proof = entry.proof.model_dump(mode="json") if entry.proof else None
     wanted = (state, error, proof, entry.load_ms)

@@ -27,6 +27,8 @@ class EngineStandIn:
     loads: list[str] = field(default_factory=list)
     unloads: list[str] = field(default_factory=list)
     completions: int = 0
+    running: dict[str, int] = field(default_factory=dict)
+    """Requests of each adapter that are still running, registered or not."""
     url: str = ""
 
     def start(self) -> ThreadingHTTPServer:
@@ -38,6 +40,19 @@ class EngineStandIn:
     def restart(self) -> None:
         """As a real one: everything loaded is forgotten."""
         self.adapters, self.started = {}, self.started + 60
+
+    def metrics(self) -> str:
+        start = f"process_start_time_seconds {self.started}\n" if self.tells_start else ""
+        names = ",".join(self.running)
+        return (
+            f"python_info 1.0\n{start}"
+            f'vllm:num_requests_running{{engine="0",model_name="tiny"}} {sum(self.running.values())}.0\n'
+            'vllm:num_requests_waiting{engine="0",model_name="tiny"} 0.0\n'
+            'vllm:lora_requests_info{max_lora="4",running_lora_adapters="old@0",'
+            'waiting_lora_adapters=""} 1.0\n'
+            f'vllm:lora_requests_info{{max_lora="4",running_lora_adapters="{names}",'
+            'waiting_lora_adapters=""} 1.7e+09\n'
+        )
 
     def logprobs(self, model: str, prompt: list[int]) -> list[float]:
         """Of every token of the prompt, from the golden samples of whatever adapter was ever loaded."""
@@ -68,8 +83,7 @@ def _handler(engine: EngineStandIn) -> type[BaseHTTPRequestHandler]:
             elif self.path == "/version":
                 self._json(200, {"version": "0.0.1"})
             elif self.path == "/metrics":
-                line = f"process_start_time_seconds {engine.started}\n" if engine.tells_start else ""
-                self._send(200, f"python_info 1.0\n{line}".encode())
+                self._send(200, engine.metrics().encode())
             else:
                 self._send(200, b"")
 

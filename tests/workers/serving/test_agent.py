@@ -1,6 +1,7 @@
 """The agent between platform and engine: whatever happens, what is loaded comes to equal what is wanted."""
 
 import dataclasses
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.workers.serving.adapters import CONFIG, Built, build
@@ -17,6 +19,9 @@ from workers.contract import PoolWanted, WantedVersion
 from workers.contract.weights import digest_base
 from workers.serving import plan
 from workers.serving.agent import Agent
+from workers.serving.engine import EngineView
+from workers.serving.files import AdapterCache, DiskFull
+from workers.serving.health import serve_health
 from workers.serving.settings import AgentSettings
 
 
@@ -84,6 +89,16 @@ def want(platform: PlatformStandIn, *versions: Built, **changes: Any) -> None:
     platform.sync = lambda report: (200, PoolWanted(wanted=wanted, poll_seconds=0.2))
 
 
+@contextmanager
+def serving_file(content: bytes) -> Iterator[tuple[str, int]]:
+    """The address of a file in a store, and its size."""
+    store = PlatformStandIn()
+    server = store.start()
+    yield store.input("file", content).url, len(content)
+    server.shutdown()
+    server.server_close()
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -140,14 +155,20 @@ def test_an_engine_that_restarts_gets_everything_back_without_the_store(
         wait_for(lambda: len(held(platform, "ready")) == 3)
         before = platform.syncs[-1]["incarnation"]
         platform.objects.clear()
+        asked = engine.completions
         engine.restart()
         wait_for(lambda: platform.syncs[-1]["incarnation"] != before)
         assert not any(
             v["state"] == "ready" for s in platform.syncs if s["incarnation"] != before for v in s["held"][3:]
         )
         wait_for(lambda: len(held(platform, "ready")) == 3)
-    assert len(engine.loads) == 6
-    assert set(engine.adapters) == {built.name for built in versions}
+        assert engine.completions == asked + 3, "one short proof each: apps wait"
+        assert all(version["proof"]["tokens"] == 3 for version in held(platform, "ready"))
+        engine.applies_adapters = False
+        engine.restart()
+        wait_for(lambda: len(held(platform, "failed")) == 3)
+    assert len(engine.loads) == 9
+    assert engine.adapters == {}, "a short proof lets nothing through that a long one would not"
 
 
 def test_an_engine_that_is_away_holds_nothing_ready(
@@ -194,9 +215,150 @@ def test_an_unwanted_version_is_unloaded_and_its_files_stay_for_a_while(
         assert engine.unloads == [old.name]
         wait_for(lambda: [version["name"] for version in held(platform, "ready")] == [new.name])
         assert (settings.adapters_dir / old.digest).is_dir()
+        engine.running[old.name] = 1
         monkeypatch.setattr(plan, "FILES_KEPT_SECONDS", 0.5)
+        looks = len(platform.syncs)
+        wait_for(lambda: len(platform.syncs) > looks + 6)
+        assert (settings.adapters_dir / old.digest).is_dir(), "a request that began before may read them"
+        engine.running = {new.name: 1}
         wait_for(lambda: not (settings.adapters_dir / old.digest).exists())
     assert (settings.adapters_dir / new.digest).is_dir()
+
+
+def test_a_version_is_unloaded_only_after_every_gateway_has_heard_of_it(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    old, new = build(base_digest, seed=1), build(base_digest, seed=2)
+    want(platform, old)
+    with running(settings):
+        wait_for(lambda: held(platform, "ready"))
+        want(platform, new)
+        wait_for(lambda: new.name in engine.adapters)
+        assert old.name in engine.adapters
+        began = time.monotonic()
+        want(platform, new, old)
+        wait_for(lambda: len(held(platform, "ready")) == 2)
+        wait_for(lambda: time.monotonic() > began + plan.UNLOAD_AFTER_SECONDS + 1)
+    assert engine.unloads == [], "wanted again in time"
+
+
+def test_a_crowded_disk_lets_files_go_sooner_but_never_from_under_a_request() -> None:
+    digest = "ab" * 32
+    name = f"clauses@{digest[:12]}"
+    for crowded, seconds, requests, busy, gone in [
+        (False, 599, 0, set(), False),
+        (False, 601, 0, set(), True),
+        (True, 14, 0, set(), False),
+        (True, 16, 0, set(), True),
+        (True, 9999, 1, {name}, False),
+        (True, 9999, 1, {"another@000000000000"}, True),
+        (True, 9999, None, set(), False),
+    ]:
+        view = EngineView(healthy=True, requests=requests, busy=frozenset(busy))
+        situation = plan.Situation(view, [], {digest}, {}, {}, {digest: 0.0}, crowded, True, float(seconds))
+        assert plan.next_action(situation) == (plan.Forget(digest) if gone else None)
+    away = dataclasses.replace(situation, engine=EngineView(healthy=False))
+    assert plan.next_action(away) is None, "an engine that does not answer may still be running requests"
+
+
+def test_a_full_disk_is_said_in_words_and_tried_again(
+    platform: PlatformStandIn,
+    engine: EngineStandIn,
+    settings: AgentSettings,
+    base_digest: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plan, "FIRST_PAUSE", 0.3)
+    built = build(base_digest)
+    want(platform, built)
+    right = platform.sync
+    body = right({})[1]
+    assert isinstance(body, PoolWanted)
+    version = body.wanted[0]
+    huge = [file.model_copy(update={"size": 10**18}) for file in version.files]
+    too_large = PoolWanted(wanted=[version.model_copy(update={"files": huge})], poll_seconds=0.2)
+    platform.sync = lambda report: (200, too_large)
+    with running(settings):
+        (failed,) = wait_for(lambda: held(platform, "failed"))
+        assert "is full: the version needs 3,000,000,000,000 MB" in failed["error"]
+        platform.sync = right
+        wait_for(lambda: held(platform, "ready"))
+
+
+def test_a_disk_that_fills_up_while_files_arrive_is_said_in_words(tmp_path: Path) -> None:
+    """The real error of a full device, from the kernel."""
+    with pytest.raises(OSError) as caught, Path("/dev/full").open("wb", buffering=0) as full:
+        full.write(b"x")
+    cache = AdapterCache(tmp_path)
+
+    def fail() -> None:
+        raise caught.value
+
+    with serving_file(b"{}") as (url, size):
+        digest = hashlib.sha256(b"{}").hexdigest()
+        file = {"url": url, "size": size, "sha256": digest}
+        names = ["manifest.json", "adapter_config.json", "adapter_model.safetensors"]
+        version = WantedVersion.model_validate(
+            {
+                "name": f"clauses@{'0' * 12}",
+                "digest": "0" * 64,
+                "files": [{**file, "name": name} for name in names],
+            }
+        )
+        with pytest.raises(DiskFull, match="it filled up while the version was fetched"):
+            cache.fetch(version, max_rank=64, check=fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_cannot_be_read_are_reported_as_the_agents_trouble(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    want(platform, build(base_digest))
+    weights = settings.bases_dir / "tiny" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
+    with running(settings):
+        wait_for(lambda: platform.syncs and "There is no .safetensors file" in platform.syncs[-1]["trouble"])
+        assert engine.loads == []
+        weights.write_bytes(content)
+        wait_for(lambda: held(platform, "ready"), 20)
+        wait_for(lambda: platform.syncs[-1]["trouble"] == "")
+
+
+def test_probes_hear_why_a_replica_is_not_ready_and_hooks_drain_it(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    def ask(method: str, path: str) -> tuple[int, str]:
+        answer = httpx.request(method, f"{url}{path}", timeout=30)
+        return answer.status_code, answer.text.strip()
+
+    good, bad = build(base_digest, seed=1), build("f" * 64, seed=2)
+    engine.healthy = False
+    want(platform, good, required=True)
+    with running(settings) as agent:
+        server = serve_health(agent, 0)
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert ask("GET", "/ready") == (503, "the engine does not answer")
+        engine.healthy = True
+        wait_for(lambda: ask("GET", "/ready") == (200, "ready"))
+        want(platform, good, bad, required=True)
+        wait_for(lambda: ask("GET", "/ready") == (503, "1 of 2 published versions are not ready"))
+        want(platform, good, required=True)
+        wait_for(lambda: ask("GET", "/ready")[0] == 200)
+        assert ask("GET", "/drain")[0] == 503 and ask("POST", "/ready")[0] == 404
+        engine.running = {good.name: 1}
+        wait_for(lambda: agent._view.requests == 1)
+        drained: list[tuple[int, str]] = []
+        hook = threading.Thread(target=lambda: drained.append(ask("POST", "/drain")))
+        hook.start()
+        wait_for(lambda: platform.syncs[-1]["leaving"])
+        assert ask("GET", "/ready") == (503, "it is about to stop")
+        assert hook.is_alive() and engine.unloads == []
+        engine.running = {}
+        hook.join(15)
+        assert drained == [(200, "drained")]
+        server.shutdown()
+        server.server_close()
 
 
 def test_nothing_is_unloaded_before_the_platform_has_been_heard(
@@ -293,13 +455,16 @@ def test_without_golden_samples_nothing_is_proven(
 @pytest.mark.parametrize(
     "name", ["../../etc", "clauses", "a/b@{digest}", "clauses@ffffffffffff", "@{digest}"]
 )
-def test_a_name_that_is_not_the_immutable_one_is_ignored(
+def test_a_name_that_is_not_the_immutable_one_is_refused_in_words(
     platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str, name: str
 ) -> None:
     built, good = build(base_digest, seed=1), build(base_digest, seed=2)
     want(platform, dataclasses.replace(built, name=name.format(digest=built.digest[:12])), good)
     with running(settings):
         wait_for(lambda: held(platform, "ready"))
+        (failed,) = held(platform, "failed")
+        assert "under a name that is not <adapter>@<first 12 of the digest>" in failed["error"]
+        assert failed["name"] == name.format(digest=built.digest[:12])
     assert set(engine.adapters) == {good.name}
 
 

@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -50,13 +51,19 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture(scope="module")
 def adapter(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """A version trained by our own engine on the demonstration data."""
+    """A version of the demonstration base: the folder in DEMO_ADAPTER, or trained anew by our own engine."""
+    if "DEMO_ADAPTER" in os.environ:
+        return _built(Path(os.environ["DEMO_ADAPTER"]))
     out = tmp_path_factory.mktemp("run")
     command = [sys.executable, "-m", "workers", "train", "--base", str(home.base), "--out", str(out)]
     command += ["--data", "examples/contracts/train.jsonl"]
     command += [part for setting in STEPS for part in ("--set", setting)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=600)
-    files = {path.name: path.read_bytes() for path in sorted((out / "adapter").iterdir())}
+    return _built(out / "adapter")
+
+
+def _built(folder: Path) -> Built:
+    files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
     digest = hashlib.sha256(files["manifest.json"]).hexdigest()
     return Built(files, digest, f"clauses@{digest[:12]}")
 
@@ -67,7 +74,12 @@ def engine_running(home: Home) -> Iterator[str]:
     program, url = vllm(home), f"http://127.0.0.1:{home.ports()['vllm']}"
     with (home.logs / "vllm.log").open("ab") as log:
         process = subprocess.Popen(
-            program.argv, cwd=ROOT, env={**os.environ, **program.environment}, stdout=log, stderr=log
+            program.argv,
+            cwd=ROOT,
+            env={**os.environ, **program.environment},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         deadline = time.monotonic() + program.start_timeout
@@ -77,7 +89,7 @@ def engine_running(home: Home) -> Iterator[str]:
             time.sleep(0.5)
         yield url
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGKILL)  # as the kernel does when memory runs out: no good-bye
         process.wait(60)
 
 
@@ -109,7 +121,7 @@ def base_under_every_name(engine: str) -> Iterator[str]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
@@ -173,7 +185,8 @@ def test_loaded_proven_caught_and_given_back(
         record_property("load_ms", ready["load_ms"])
         record_property("proof", proof)
         print(f"load {ready['load_ms']:.0f} ms, proof {proof}")
-        assert proof["adapter_distance"] < 0.5 * proof["base_distance"]
+        assert proof["code"] == "applied"
+        assert proof["share"] == pytest.approx(1, abs=0.2)
         assert proof["base_distance"] > 0.5, "six steps on this data change the model clearly"
         assert list(Engine(url).look().adapters) == [adapter.name]
 
@@ -182,15 +195,18 @@ def test_loaded_proven_caught_and_given_back(
         assert "does not clearly apply the adapter" in failed["error"]
         assert Engine(url).look().adapters == {}, "what cannot be proven is unloaded"
 
-        with agent_running(home, platform, url):
+    with agent_running(home, platform, url):
+        with engine_running(home):
             again = wait_for(platform, lambda version: version["state"] == "ready")
         assert again["proof"]["adapter_distance"] == pytest.approx(proof["adapter_distance"], abs=0.02)
-        before = Engine(url).look().incarnation
-
-    platform.objects.clear()
-    with engine_running(home) as url, agent_running(home, platform, url):
-        wait_for(platform, lambda version: version["state"] == "ready")
-        assert Engine(url).look().incarnation != before
+        before = platform.syncs[-1]["incarnation"]
+        platform.objects.clear()
+        with engine_running(home):
+            healthy = time.monotonic()
+            wait_for(platform, lambda version: version["state"] == "ready")
+            record_property("back_seconds", time.monotonic() - healthy)
+            print(f"ready {time.monotonic() - healthy:.2f} s after the killed engine was healthy again")
+            assert platform.syncs[-1]["incarnation"] not in (before, "")
 
 
 def test_a_proof_under_load_does_the_engine_no_harm(
