@@ -46,8 +46,20 @@ from workers.contract import (
     ValidateSpec,
     ValidationReport,
 )
+from workers.contract.estimate import BaseShape
 
 DEMO_BASE = "smollm2-135m-instruct"
+SHAPE = BaseShape(
+    layers=30,
+    hidden=576,
+    intermediate=1536,
+    heads=9,
+    kv_heads=3,
+    head_dim=64,
+    vocabulary=49152,
+    tied=True,
+    parameters=134_515_008,
+)
 POOL = "demo"
 
 
@@ -59,6 +71,7 @@ def available_base(base_id: str = DEMO_BASE) -> BaseModel:
     """A base of the catalog as if its weights had been added."""
     sync_catalog()
     BaseModel.objects.filter(pk=base_id).update(
+        shape_body=SHAPE.model_dump(mode="json"),
         path=f"/bases/{base_id}",
         digest=sha(f"weights of {base_id}"),
         template_sha256=sha(f"template of {base_id}"),

@@ -28,7 +28,7 @@ def _database(url: str) -> dict[str, object]:
     if parts.scheme not in ("postgres", "postgresql") or not parts.path.strip("/"):
         raise ImproperlyConfigured("DATABASE_URL must look like postgresql://user:password@host:5432/name")
     return {
-        "ENGINE": "django.db.backends.postgresql",
+        "ENGINE": "stillhouse.core.postgres",
         "NAME": unquote(parts.path.strip("/")),
         "USER": unquote(parts.username or ""),
         "PASSWORD": unquote(parts.password or ""),
@@ -38,7 +38,12 @@ def _database(url: str) -> dict[str, object]:
         # again, and soon Postgres would have no slot left. So the threads share a pool.
         "CONN_MAX_AGE": 0,
         "CONN_HEALTH_CHECKS": True,
-        "OPTIONS": {"connect_timeout": 5, "pool": {"min_size": 1, "max_size": 16, "timeout": 10}},
+        # `reconnect_timeout`: after an outage the pool tries anew with the next request, not after pauses
+        # that have grown to minutes.
+        "OPTIONS": {
+            "connect_timeout": 5,
+            "pool": {"min_size": 1, "max_size": 16, "timeout": 10, "reconnect_timeout": 2.0},
+        },
     }
 
 
@@ -64,10 +69,18 @@ S3_REGION = env("S3_REGION", "us-east-1")
 
 WORKER_TOKEN = env("WORKER_TOKEN")
 AGENT_TOKEN = env("AGENT_TOKEN")
+STILLHOUSE_HOME = Path(env("STILLHOUSE_HOME", str(REPOSITORY / "var")))
+SPOOL_DIR = Path(env("SPOOL_DIR", str(STILLHOUSE_HOME / "spool")))
+METRICS_TOKEN = env("METRICS_TOKEN", "")  # of whoever reads the gateway's /metrics; empty: nobody does
 BASES_DIR = Path(env("BASES_DIR", str(REPOSITORY / "var" / "bases")))
 
 LEASE_SECONDS = int(env("LEASE_SECONDS", "60"))
 REPORT_SECONDS = float(env("REPORT_SECONDS", "2"))
+RETRY_SECONDS = float(env("RETRY_SECONDS", "5"))
+CHECKPOINT_SECONDS = float(env("CHECKPOINT_SECONDS", "300"))
+CHECKPOINTS_KEPT = int(env("CHECKPOINTS_KEPT", "2"))
+HANG_SECONDS = float(env("HANG_SECONDS", "900"))
+FLEET_WORKSPACE = env("FLEET_WORKSPACE", "")  # its administrators may drain and revoke workers
 MAX_UPLOAD_BYTES = int(env("MAX_UPLOAD_BYTES", str(20 * 1024**3)))
 
 INSTALLED_APPS = [

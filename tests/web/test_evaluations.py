@@ -13,7 +13,7 @@ from stillhouse.evaluations.queries import (
     row_counts,
     rows_page,
 )
-from stillhouse.jobs.actions import request_cancel
+from stillhouse.jobs.control import request_cancel
 from stillhouse.jobs.models import Kind
 from tests.registry import (
     candidate,

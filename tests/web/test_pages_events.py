@@ -15,6 +15,7 @@ from django.test import AsyncClient
 
 from stillhouse.jobs.actions import claim_job, finish_job, report_job
 from stillhouse.jobs.models import Job
+from stillhouse.training.control import retry_run
 from stillhouse.training.models import TrainingRun
 from stillhouse.web.views import run_events
 from tests.registry import started_run
@@ -110,16 +111,23 @@ async def test_a_reconnect_brings_only_the_rest(run: tuple[World, TrainingRun]) 
     assert "reset" not in [name for name, _ in seen]
 
 
-async def test_a_new_attempt_draws_the_curve_anew(run: tuple[World, TrainingRun]) -> None:
+@pytest.mark.parametrize("from_start", [False, True])
+async def test_the_curve_goes_on_over_attempts_and_begins_anew_only_from_the_start(
+    from_start: bool, run: tuple[World, TrainingRun]
+) -> None:
     world, item = run
     first = await sync_to_async(claim_job)(job_id=item.job_id, worker="w")
     await sync_to_async(report)(item.job_id, first.token, range(1, 11))
-    await sync_to_async(fail)(item.job_id, first.token, "platform")
+    await sync_to_async(fail)(item.job_id, first.token)
+    await sync_to_async(retry_run)(by=world.expert, run=item, from_start=from_start)
     second = await sync_to_async(claim_job)(job_id=item.job_id, worker="w")
     await sync_to_async(report)(item.job_id, second.token, range(5, 8))
     await sync_to_async(fail)(item.job_id, second.token)
-    names = [name for name, _ in await all_events(world, item, **{"last-event-id": "1.10"})]
-    assert names[:2] == ["reset", "points"] and names[-1] == "end"
+    seen = await all_events(world, item, **{"last-event-id": "1.10"})
+    names = [name for name, _ in seen]
+    assert ("reset" in names) == from_start and names[-1] == "end"
+    steps = [point["step"] for name, data in seen if name == "points" for point in data]
+    assert steps == list(range(5, 8) if from_start else range(1, 11))
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "1", "1.x", "-1.-5", "9" * 30, "1." + "9" * 5000, "1.1.1"])

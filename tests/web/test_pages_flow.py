@@ -121,7 +121,7 @@ def test_a_run_starts_with_what_was_typed(world: World) -> None:
     assert response.status_code == 302 and response["Location"] == f"/w/acme/runs/{run.pk}/"
     assert run.spec.rank == 4 and run.preset == "quick" and run.spec.heldout_share > 0
     text = page(client, f"/w/acme/runs/{run.pk}/")
-    assert "Waiting for a worker" in text and run.spec_body["base_digest"][:12] in text
+    assert "Number 1 in line" in text and run.spec_body["base_digest"][:12] in text
 
 
 def test_a_refused_run_keeps_what_was_typed(world: World) -> None:

@@ -14,6 +14,8 @@ ENGINE_BOOT_TIMEOUT = 420.0
 MAX_RANK = "32"
 """Largest adapter rank of the engine. Measured on two cores: rank-16 adapters answer twice as fast when the
 engine allows for 16 as when it allows for 64. The catalog refuses larger ones at submit."""
+CAPACITY = "16"
+"""Adapters the engine keeps in memory."""
 
 
 def web(home: Home) -> Program:
@@ -86,7 +88,8 @@ def vllm(home: Home) -> Program:
             *["--served-model-name", BASE_ID, "--host", "127.0.0.1", "--port", str(port)],
             *["--dtype", "bfloat16", "--max-model-len", "2048", "--max-num-seqs", "8"],
             "--enforce-eager",  # compiling takes longer than it saves on a base this small
-            *["--enable-lora", "--max-lora-rank", MAX_RANK, "--max-loras", "4", "--max-cpu-loras", "16"],
+            *["--enable-lora", "--max-lora-rank", MAX_RANK, "--max-loras", "4"],
+            *["--max-cpu-loras", CAPACITY],
             # Never lm_head: prompt log-probabilities (the golden proof) would then end the engine.
             *[
                 "--lora-target-modules",
@@ -129,6 +132,7 @@ def agent(home: Home) -> Program:
             REPLICA="embedded-0",
             ADAPTERS_DIR=f"{home.path}/adapters",
             MAX_LORA_RANK=MAX_RANK,
+            MAX_CPU_LORAS=CAPACITY,
         ),
     )
 

@@ -49,13 +49,16 @@ NAVIGATION: tuple[tuple[str, tuple[NavLink, ...]], ...] = (
             NavLink("Reviews", "clipboard-check", "reviews", ("reviews",)),
             NavLink("Aliases", "tag", "aliases", ("aliases",)),
             NavLink("Playground", "message-square-text", "playground", ("playground",), True),
+            NavLink("Usage", "scale", "usage", ("usage",)),
         ),
     ),
     (
         "Set up",
         (
             NavLink("API keys", "key-round", "keys", ("keys",)),
+            NavLink("Pools", "rocket", "pools", ("pools",)),
             NavLink("Bases", "box", "bases", ("bases",)),
+            NavLink("Fleet", "square", "fleet", ("fleet",)),
             NavLink("Audit trail", "scroll-text", "audit", ("audit",)),
         ),
     ),

@@ -1,5 +1,6 @@
 """Small words for templates: icons, states, numbers for people."""
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,9 @@ TONES: Mapping[str, str] = {
     "running": "state-busy",
     "loading": "state-busy",
     "queued": "state-wait",
+    "draining": "state-wait",
+    "too old": "state-bad",
+    "paused": "state-wait",
     "candidate": "state-wait",
     "waiting": "state-wait",
     "failed": "state-bad",
@@ -68,6 +72,23 @@ def duration(seconds: float | None) -> str:
         return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+@register.filter
+def about_time(seconds: float) -> str:
+    """Seconds as an estimate says them, no finer than it can know: `40 s`, `12 min`, `2.5 h`."""
+    if seconds < 90:
+        return f"{max(10, round(seconds / 10) * 10)} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f}".removesuffix(".0") + " h"
+
+
+@register.filter
+def gib(size: int) -> str:
+    """Bytes as GiB without the unit: `1.5`, `18`."""
+    whole = size / 1024**3
+    return f"{whole:.1f}" if whole < 10 else f"{whole:.0f}"
 
 
 @register.filter
@@ -131,3 +152,9 @@ def thinking(contract: ThinkContract) -> str:
         "system_prompt": "switched by the instruction",
     }
     return switch[contract.switch]
+
+
+@register.filter
+def jsonlist(value: Any) -> str:
+    """For a data attribute that a script reads; the template escapes it."""
+    return json.dumps(value)

@@ -20,6 +20,7 @@ from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
 from stillhouse.accounts.models import Membership
 from stillhouse.jobs.models import Job
 from stillhouse.jobs.queries import curve
+from stillhouse.jobs.timeline import Waiting, waiting
 from stillhouse.training.queries import get_run
 from stillhouse.web.access import in_workspace
 
@@ -70,7 +71,7 @@ def run_events(request: HttpRequest, by: Membership, id: str) -> HttpResponseBas
 
 
 async def _events(job_id: str, cursor: Cursor) -> AsyncIterator[bytes]:
-    """`reset` (a new attempt began: forget the curve), `points`, `job` and, last, `end`."""
+    """`reset` (the work began anew: forget the curve), `points`, `job` and, last, `end`."""
     await _release_request_thread()
     yield b"retry: 2000\n\n"
     shown: dict[str, Any] = {}
@@ -103,16 +104,19 @@ def _read(job_id: str, cursor: Cursor) -> News:
     """Blocking; runs in a shared thread, and leaves no stale connection behind in it."""
     close_old_connections()
     try:
-        job = Job.objects.get(pk=job_id)
-        restarted = 0 < cursor.attempt < job.attempt
-        points = curve(job, after=-1 if restarted else cursor.step)
+        job = Job.objects.select_related("workspace").get(pk=job_id)
+        # A later attempt goes over steps that were told already: told again, they leave the curve whole.
+        resumed = 0 < cursor.attempt < job.attempt
+        restarted = 0 < cursor.attempt < job.beginning
+        points = curve(job, after=-1 if resumed else cursor.step)
+        place = waiting(job)
     finally:
         close_old_connections()
-    step = points[-1]["step"] if points else (-1 if restarted else cursor.step)
-    return News(job_view(job), points, Cursor(job.attempt, step), restarted, job.ended)
+    step = points[-1]["step"] if points else (-1 if resumed else cursor.step)
+    return News(job_view(job, place), points, Cursor(job.attempt, step), restarted, job.ended)
 
 
-def job_view(job: Job) -> dict[str, Any]:
+def job_view(job: Job, place: Waiting | None = None) -> dict[str, Any]:
     """What the page shows of a job while it goes on."""
     return {
         "state": job.state,
@@ -124,7 +128,9 @@ def job_view(job: Job) -> dict[str, Any]:
         "attempt": job.attempt,
         "max_attempts": job.max_attempts,
         "worker": job.worker,
-        "cancelling": job.cancel_requested_at is not None and not job.ended,
+        "cancelling": job.cancelling,
+        "pausing": job.pausing,
+        "waiting": place.text if place else "",
         "log_tail": job.log_tail,
     }
 

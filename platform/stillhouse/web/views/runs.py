@@ -5,25 +5,21 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
-from django.urls import reverse
 
 from stillhouse.accounts.models import Membership
-from stillhouse.adapters.models import AdapterVersion
-from stillhouse.catalog.models import BaseModel
 from stillhouse.catalog.queries import bases
 from stillhouse.core.errors import NotFound, UserError
 from stillhouse.datasets.models import DatasetVersion
 from stillhouse.datasets.queries import trainable
 from stillhouse.datasets.queries import versions as data_versions
-from stillhouse.jobs.models import Metric
 from stillhouse.training import actions
 from stillhouse.training.models import Preset, TrainingRun
-from stillhouse.training.presets import SETTINGS, estimate_steps, resolve_spec
-from stillhouse.training.queries import get_run
+from stillhouse.training.presets import SETTINGS
 from stillhouse.training.queries import runs as runs_of
 from stillhouse.web.access import in_workspace, is_htmx, wants_json
+from stillhouse.web.views.run_estimate import Choices, choices, estimate_context, overrides, resolved
 from workers.contract import TrainSpec
 
 PRESETS: Mapping[Preset, str] = {
@@ -76,7 +72,7 @@ def _start(by: Membership, form: QueryDict) -> TrainingRun:
         data=_chosen(by, form.get("data", ""), "data"),
         eval_data=_chosen(by, eval_data, "eval_data") if eval_data else None,
         preset=form.get("preset", Preset.BALANCED),
-        overrides=_overrides(form),
+        overrides=overrides(form),
     )
 
 
@@ -89,16 +85,6 @@ def _chosen(by: Membership, version_id: str, place: str) -> DatasetVersion:
     if version is None:
         raise NotFound("dataset version")
     return version
-
-
-def _overrides(form: QueryDict) -> dict[str, str | int | float]:
-    """What the person set by hand; an empty field leaves the setting to the preset."""
-    given: dict[str, str | int | float] = {
-        name: value for name in SETTINGS if (value := str(form.get(name, "")).strip())
-    }
-    if form.get("eval_data"):
-        given.pop("heldout_share", None)  # its field is hidden then: it was meant for the other choice
-    return given
 
 
 def _form(by: Membership, given: QueryDict) -> dict[str, Any]:
@@ -121,35 +107,36 @@ def _form(by: Membership, given: QueryDict) -> dict[str, Any]:
         .order_by("adapter_name")
         .values_list("adapter_name", flat=True)
         .distinct(),
-        **_resolved(base, data, given),
+        **_resolved(resolved(base, data, _eval_data(usable, given), given), given),
     }
 
 
 def _settings(by: Membership, given: QueryDict) -> dict[str, Any]:
-    base = bases().filter(pk=given.get("base", "")).first()
-    data = trainable(by).filter(pk=given.get("data", "")).first()
-    return {"given": given, **_resolved(base, data, given)}
+    return {"given": given, "live": True, **_resolved(choices(by, given), given)}
 
 
-def _resolved(base: BaseModel | None, data: DatasetVersion | None, given: QueryDict) -> dict[str, Any]:
+def _eval_data(usable: list[DatasetVersion], given: QueryDict) -> DatasetVersion | None:
+    return next((version for version in usable if version.pk == given.get("eval_data")), None)
+
+
+def _resolved(chosen: Choices, given: QueryDict) -> dict[str, Any]:
     """Each advanced setting with what the preset gives it, what the person typed, and what comes of it."""
     plain: TrainSpec | None = None
-    checked: TrainSpec | None = None
-    trouble: UserError | None = None
-    steps: int | None = None
-    if base and data:
-        # Of the evaluation data only whether there is any matters here: then nothing is held back.
-        eval_data = data if given.get("eval_data") else None
-        preset = given.get("preset", Preset.BALANCED)
-        try:
-            plain = resolve_spec(base=base, data=data, eval_data=eval_data, preset=preset, overrides={})
-            checked = resolve_spec(
-                base=base, data=data, eval_data=eval_data, preset=preset, overrides=_overrides(given)
-            )
-            steps = estimate_steps(checked, data.report.valid)
-        except UserError as error:
-            trouble = error
-    return {"settings": _fields(plain, given), "trouble": trouble, "resolved": checked, "steps": steps}
+    if chosen.base and chosen.data:
+        plain = resolved(chosen.base, chosen.data, chosen.eval_data, _preset_alone(given)).spec
+    return {
+        "settings": _fields(plain, given),
+        "trouble": chosen.trouble,
+        "resolved": chosen.spec,
+        **estimate_context(chosen),
+    }
+
+
+def _preset_alone(given: QueryDict) -> QueryDict:
+    """The form as if nothing had been set by hand."""
+    alone = QueryDict(mutable=True)
+    alone["preset"] = given.get("preset", Preset.BALANCED)
+    return alone
 
 
 def _fields(spec: TrainSpec | None, given: QueryDict) -> list[dict[str, Any]]:
@@ -164,51 +151,3 @@ def _fields(spec: TrainSpec | None, given: QueryDict) -> list[dict[str, Any]]:
         for name, label in SETTINGS.items()
         if name != "heldout_share"
     ]
-
-
-@in_workspace("GET")
-def run(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
-    item = get_run(by, id)
-    version = AdapterVersion.objects.filter(run=item).select_related("adapter").first()
-    if wants_json(request):
-        return JsonResponse(_run_json(item, version))
-    context = {
-        "run": item,
-        "job": item.job,
-        "version": version,
-        "spec": item.spec,
-        "settings": _frozen(item.spec),
-    }
-    return render(request, "runs/_outcome.html" if is_htmx(request) else "runs/run.html", context)
-
-
-def _frozen(spec: TrainSpec) -> list[tuple[str, str, Any]]:
-    return [(name, label, getattr(spec, name)) for name, label in SETTINGS.items()]
-
-
-def _run_json(item: TrainingRun, version: AdapterVersion | None) -> dict[str, Any]:
-    job = item.job
-    last = Metric.objects.filter(job=job, values__has_key="loss").order_by("-step").first()
-    return {
-        "id": item.pk,
-        "state": job.state,
-        "phase": job.phase,
-        "message": job.message,
-        "step": job.step,
-        "total_steps": job.total_steps,
-        "eta_seconds": job.eta_seconds,
-        "attempt": job.attempt,
-        "loss": last.values["loss"] if last else None,
-        "failure": job.failure,
-        "version": version.pk if version else None,
-    }
-
-
-@in_workspace("POST")
-def run_cancel(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
-    item = get_run(by, id)
-    actions.cancel_run(by=by, run=item)
-    messages.info(
-        request, "The run is asked to stop. It ends at the next report of its worker, within seconds."
-    )
-    return redirect(reverse("run", args=[by.workspace.slug, item.pk]))

@@ -2,7 +2,7 @@
 import uPlot from "./vendor/uplot.esm.js";
 import { duration } from "./http.js";
 
-const TONES = { queued: "state-wait", running: "state-busy", succeeded: "state-good", failed: "state-bad", cancelled: "" };
+const TONES = { queued: "state-wait", paused: "state-wait", running: "state-busy", succeeded: "state-good", failed: "state-bad", cancelled: "" };
 const root = document.querySelector("[data-run]");
 const slot = (name) => root.querySelector(`[data-slot="${name}"]`);
 const put = (name, text) => { const place = slot(name); if (place.textContent !== text) place.textContent = text; };
@@ -11,36 +11,38 @@ const points = new Map(); // step -> loss
 let plot = null;
 let drawAgain = false;
 
-const wasActive = ["queued", "running"].includes(root.dataset.state);
+let events = null; // the open line, or null when the run has ended
+let shown = root.dataset.state; // what buttons, notice and history were drawn for
 follow();
+// Another page may have it tried again after it ended here.
+document.addEventListener("visibilitychange", () => { if (!document.hidden && !events) follow(); });
+window.addEventListener("pagehide", () => events?.close());
 
 function follow() {
-  const events = new EventSource(root.dataset.events);
+  events = new EventSource(root.dataset.events);
   events.addEventListener("reset", () => { points.clear(); draw(); });
   events.addEventListener("points", (event) => addPoints(JSON.parse(event.data)));
   events.addEventListener("job", (event) => showJob(JSON.parse(event.data)));
-  events.addEventListener("end", () => {
-    events.close();
-    for (const element of document.querySelectorAll("[data-while-active]")) element.hidden = true;
-    if (wasActive) window.htmx.trigger(document.body, "run-ended");
-  });
-  window.addEventListener("pagehide", () => events.close());
+  events.addEventListener("end", () => { events.close(); events = null; });
 }
 
 function showJob(job) {
   const state = document.createElement("span");
   state.className = `state ${TONES[job.state] ?? ""}`;
-  state.textContent = job.cancelling ? "stopping" : job.state;
+  state.textContent = job.cancelling ? "stopping" : job.pausing ? "pausing" : job.state;
   slot("state").replaceChildren(state);
-  put("message", job.state === "queued" ? "Waiting for a worker to take it." : job.message);
+  put("message", job.waiting || (job.state === "paused" ? "It waits until somebody resumes it." : job.message));
   put("phase", job.phase || "–");
   put("step", job.total_steps ? `${job.step} of ${job.total_steps}` : `${job.step}`);
   put("eta", job.state === "running" ? duration(job.eta_seconds) : "–");
   put("worker", job.worker || "–");
-  put("attempt", `${job.attempt} of ${job.max_attempts}`);
+  put("attempt", `${job.attempt}`);
   slot("bar").max = job.total_steps || 1;
   slot("bar").value = job.step;
   showLog(job.log_tail);
+  const now = `${job.state} ${job.attempt} ${job.cancelling} ${job.pausing}`;
+  if (now !== shown) window.htmx.trigger(document.body, "run-changed");
+  shown = now;
 }
 
 function showLog(text) {
