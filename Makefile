@@ -5,6 +5,8 @@ PYTHON_VENV := .venv/bin/python
 # Values for a tool that loads the settings without touching a server (mypy's Django plugin).
 NO_SERVER := SECRET_KEY=none DATABASE_URL=postgresql://none@127.0.0.1:9/none BROKER_URL=redis://127.0.0.1:9/0 \
 	S3_ENDPOINT=http://127.0.0.1:9 S3_ACCESS_KEY=none S3_SECRET_KEY=none WORKER_TOKEN=none AGENT_TOKEN=none
+# Two processes, each with servers of its own.
+BOTH_CORES := -n 2 --dist loadfile
 
 .PHONY: help
 help: ## Show this menu
@@ -24,11 +26,16 @@ up: venv ## Start the embedded platform without the demonstration, until Ctrl-C
 
 .PHONY: test
 test: lint types browser ## Everything: linters, types and all tests, browser and end to end included
-	$(PYTHON_VENV) -m pytest
+	$(PYTHON_VENV) -m pytest -m "not e2e" $(BOTH_CORES)
+	$(PYTHON_VENV) -m pytest -m "e2e and not chaos"
 
 .PHONY: test-quick
 test-quick: venv ## The tests that need no engine and no browser
-	$(PYTHON_VENV) -m pytest -m "not e2e"
+	$(PYTHON_VENV) -m pytest -m "not e2e" $(BOTH_CORES)
+
+.PHONY: chaos
+chaos: venv ## Faults at real processes while real runs train (ten minutes)
+	$(PYTHON_VENV) -m pytest -q tests/chaos --durations=0
 
 .PHONY: lint
 lint: venv ## ruff, and who may import whom
@@ -62,6 +69,26 @@ bench: venv ## What benchmarks/README.md reports (half an hour; needs the base o
 	$(PYTHON_VENV) benchmarks/train.py --base $${STILLHOUSE_HOME:-var}/bases/smollm2-135m-instruct
 	$(PYTHON_VENV) benchmarks/gateway.py
 	$(PYTHON_VENV) benchmarks/demo.py
+
+.PHONY: bench-gateway
+bench-gateway: venv ## What the gateway adds, beside LiteLLM in an environment of its own (two minutes)
+	@[ -x var/peers/litellm/bin/litellm ] || { $(PYTHON_VENV) -m venv var/peers/litellm && \
+		var/peers/litellm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--require-hashes -r benchmarks/requirements/litellm.txt; }
+	$(PYTHON_VENV) benchmarks/gateway.py --litellm var/peers/litellm/bin/python
+
+.PHONY: bench-data
+bench-data: venv ## Reading, checking and doctoring a million rows, against datasets + pandas (PEER_PYTHON)
+	$(PYTHON_VENV) benchmarks/data.py
+
+.PHONY: bench-engine
+bench-engine: venv ## The training engine beside TRL, at equal loss (FULL=1: the whole loss gate, over an hour)
+	$(PYTHON_VENV) -m benchmarks.engine.repack --base $${STILLHOUSE_HOME:-var}/bases/smollm2-135m-instruct
+	$(PYTHON_VENV) -m benchmarks.engine --base $${STILLHOUSE_HOME:-var}/bases/smollm2-135m-instruct $(if $(FULL),--full)
+
+.PHONY: bench-engine-gpu
+bench-engine-gpu: venv ## The same on an NVIDIA GPU, with an 8B-shaped base, TRL and Unsloth
+	$(PYTHON_VENV) -m benchmarks.engine.gpu
 
 .PHONY: lock
 lock: venv ## Compile requirements/*.in into the hash-locked lists (UPGRADE=1: newest versions)

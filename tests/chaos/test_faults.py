@@ -32,6 +32,7 @@ def test_kill_9_of_the_trainer(house: House, world: World) -> None:
     went_on(attempts)
 
 
+@pytest.mark.chaos
 def test_kill_9_of_a_whole_worker_and_another_one_goes_on(house: House, world: World) -> None:
     run = house.start_run(world)
     house.checkpointed(run)
@@ -43,6 +44,7 @@ def test_kill_9_of_a_whole_worker_and_another_one_goes_on(house: House, world: W
     went_on(attempts)
 
 
+@pytest.mark.chaos
 def test_a_worker_that_slept_past_its_lease_is_refused(house: House, world: World) -> None:
     run = house.start_run(world)
     house.checkpointed(run)
@@ -67,6 +69,7 @@ def test_the_message_delivered_three_times(house: House, world: World) -> None:
     assert len(house.check_success(run)) == 1
 
 
+@pytest.mark.chaos
 def test_the_broker_away_in_the_middle_and_at_the_finish(house: House, world: World) -> None:
     run = house.start_run(world)
     house.training(run)
@@ -75,6 +78,7 @@ def test_the_broker_away_in_the_middle_and_at_the_finish(house: House, world: Wo
     assert len(attempts) == 1
 
 
+@pytest.mark.chaos
 def test_postgres_away_for_less_than_the_lease(house: House, world: World) -> None:
     run = house.start_run(world)
     house.training(run)
@@ -83,6 +87,7 @@ def test_postgres_away_for_less_than_the_lease(house: House, world: World) -> No
     assert len(house.check_success(run)) == 1
 
 
+@pytest.mark.chaos
 def test_postgres_away_for_longer_than_the_lease(house: House, world: World) -> None:
     run = house.start_run(world)
     house.checkpointed(run)
@@ -93,6 +98,7 @@ def test_postgres_away_for_longer_than_the_lease(house: House, world: World) -> 
     went_on(attempts)
 
 
+@pytest.mark.chaos
 def test_the_store_away_and_cut_in_the_middle_of_an_upload(house: House, world: World) -> None:
     run = house.start_run(world)
     house.training(run)
@@ -104,6 +110,7 @@ def test_the_store_away_and_cut_in_the_middle_of_an_upload(house: House, world: 
     assert len(house.check_success(run)) == 1
 
 
+@pytest.mark.chaos
 def test_the_keeper_killed_and_two_keepers(house: House, world: World) -> None:
     house.kill("keeper")
     run = house.start_run(world, epochs=8)
@@ -114,6 +121,7 @@ def test_the_keeper_killed_and_two_keepers(house: House, world: World) -> None:
     house.kill("keeper-2")
 
 
+@pytest.mark.chaos
 def test_the_web_process_killed(house: House, world: World) -> None:
     run = house.start_run(world)
     house.training(run)
@@ -123,6 +131,7 @@ def test_the_web_process_killed(house: House, world: World) -> None:
     assert len(house.check_success(run)) == 1
 
 
+@pytest.mark.chaos
 def test_a_power_cut(house: House, world: World) -> None:
     run = house.start_run(world)
     house.checkpointed(run)
@@ -134,6 +143,7 @@ def test_a_power_cut(house: House, world: World) -> None:
     went_on(attempts)
 
 
+@pytest.mark.chaos
 def test_a_trainer_that_always_dies_is_given_up_in_words(house: House, world: World) -> None:
     run = house.start_run(world)
     for attempt in (1, 2, 3):
@@ -149,6 +159,7 @@ def test_a_trainer_that_always_dies_is_given_up_in_words(house: House, world: Wo
     assert Checkpoint.objects.filter(job=job, dropped_at=None).exists(), "a person may still go on from it"
 
 
+@pytest.mark.chaos
 def test_pause_and_resume(house: House, world: World) -> None:
     run = house.start_run(world)
     house.training(run)
@@ -161,6 +172,7 @@ def test_pause_and_resume(house: House, world: World) -> None:
     went_on(attempts)
 
 
+@pytest.mark.chaos
 def test_cancel_keeps_the_last_checkpoint(house: House, world: World) -> None:
     run = house.start_run(world)
     step = house.checkpointed(run)

@@ -180,7 +180,7 @@ def test_a_run_is_followed_live(erin: Visit, world: World) -> None:
     run = started_run(world.expert)
     page = erin.page
     page.goto(f"/w/acme/runs/{run.pk}/")
-    expect(page.get_by_text("Waiting for a worker to take it.")).to_be_visible()
+    expect(page.get_by_text("Number 1 in line").first).to_be_visible()
     token = claimed(run.job)
     report(run, token, range(1, 11))
     expect(page.get_by_text("10 of 30")).to_be_visible(timeout=10_000)
