@@ -13,7 +13,7 @@ import psycopg
 
 from stillhouse.gateway.config import GatewayConfig
 from stillhouse.gateway.snapshot import Connection
-from stillhouse.gateway.spool import Orphan, Spool, read_segment
+from stillhouse.gateway.spool import Orphan, Spool, bring_to_disk, read_segment
 from stillhouse.gateway.usage import Record
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,8 @@ class Ledger:
             self._syncing.cancel()
             await asyncio.gather(self._syncing, return_exceptions=True)
             with suppress(OSError):
-                self._spool.sync()
+                if (file := self._spool.take_unsynced()) is not None:
+                    bring_to_disk(file)
             self._spool.close()
 
     def begin(self, record: Record) -> None:
@@ -159,9 +160,9 @@ class Ledger:
     async def _sync_forever(self) -> None:
         while True:
             await asyncio.sleep(_SYNC_SECONDS)
-            if self._spool.needs_sync:
+            if (file := self._spool.take_unsynced()) is not None:
                 try:
-                    await asyncio.to_thread(self._spool.sync)
+                    await asyncio.to_thread(bring_to_disk, file)
                 except OSError as error:
                     logger.error("usage cannot be brought to the disk: %s", error)
 

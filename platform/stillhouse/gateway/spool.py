@@ -39,6 +39,14 @@ def read_segment(path: Path) -> Iterator[bytes]:
         logger.error("usage: %d damaged lines in %s", damaged, path.name)
 
 
+def bring_to_disk(file: int) -> None:
+    """Wait until the disk has the file, and close this descriptor. Blocks: call it in a thread."""
+    try:
+        os.fdatasync(file)
+    finally:
+        os.close(file)
+
+
 class Spool:
     """The folder of this process. When the disk takes no more, records wait in memory, as many as may."""
 
@@ -83,7 +91,7 @@ class Spool:
         return self._size + sum(size for _, size in self._segments)
 
     def append(self, line: bytes) -> None:
-        """Hand a line to the kernel: it outlives this process. `sync` makes it outlive the machine."""
+        """Hand a line to the kernel: it outlives this process. `bring_to_disk` makes it outlive the machine."""
         try:
             self._write((b"\n" if self._torn else b"") + _sealed(line))
         except OSError as error:
@@ -120,19 +128,15 @@ class Spool:
         self.lost += lines
         logger.error("usage records lost: %d in all, because Postgres does not take them", self.lost)
 
-    def sync(self) -> None:
-        """Bring what was appended to the disk. Blocks: call it in a thread."""
-        file, self._dirty = self._file, False
-        if file is not None:
-            copy = os.dup(file)  # the segment may be sealed meanwhile
-            try:
-                os.fdatasync(copy)
-            finally:
-                os.close(copy)
+    def take_unsynced(self) -> int | None:
+        """A descriptor for `bring_to_disk` of what was appended lately, or None when there is nothing.
 
-    @property
-    def needs_sync(self) -> bool:
-        return self._dirty
+        A copy: the segment may be sealed while a thread brings it to the disk.
+        """
+        if not self._dirty or self._file is None:
+            return None
+        self._dirty = False
+        return os.dup(self._file)
 
     def seal(self) -> None:
         """End the segment, so that it can be copied and removed."""
