@@ -91,7 +91,7 @@ class Spool:
         return self._size + sum(size for _, size in self._segments)
 
     def append(self, line: bytes) -> None:
-        """Hand a line to the kernel: it outlives this process. `bring_to_disk` makes it outlive the machine."""
+        """Hand a line to the kernel: it outlives this process, and after `bring_to_disk` the machine."""
         try:
             self._write((b"\n" if self._torn else b"") + _sealed(line))
         except OSError as error:
