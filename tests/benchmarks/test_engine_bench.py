@@ -19,6 +19,8 @@ from tests.workers.training.tiny import make_base
 from workers.contract import TrainSpec
 from workers.contract.estimate import BaseShape
 
+pytestmark = pytest.mark.e2e
+
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 3
 
