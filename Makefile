@@ -62,7 +62,7 @@ browser: venv ## Chromium for the browser tests: Debian's where we may install i
 
 .PHONY: css
 css: ## Compile the pages' CSS and vendor their libraries (needs npm; the results are committed)
-	cd platform/stillhouse/web/assets && npm ci && npm run build
+	cd platform/stillhouse/web/assets && npm install --no-save && npm run build
 
 .PHONY: bench
 bench: venv ## What benchmarks/README.md reports (half an hour; needs the base of `make up`)

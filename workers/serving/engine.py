@@ -157,7 +157,7 @@ class Engine:
         """The start time of the engine's server; where it is not told, a new id whenever it comes back."""
         found = START_TIME.search(metrics)
         if found:
-            self._seen = f"started-{found.group(1)}"
+            self._seen = f"started-{float(found.group(1)):.2f}"
         elif self._was_away:
             self._seen = f"seen-{uuid.uuid4().hex[:16]}"
         self._was_away = False

@@ -58,7 +58,7 @@ NAVIGATION: tuple[tuple[str, tuple[NavLink, ...]], ...] = (
             NavLink("API keys", "key-round", "keys", ("keys",)),
             NavLink("Pools", "rocket", "pools", ("pools",)),
             NavLink("Bases", "box", "bases", ("bases",)),
-            NavLink("Fleet", "square", "fleet", ("fleet",)),
+            NavLink("Fleet", "cpu", "fleet", ("fleet",)),
             NavLink("Audit trail", "scroll-text", "audit", ("audit",)),
         ),
     ),

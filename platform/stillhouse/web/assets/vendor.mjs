@@ -23,7 +23,8 @@ const icons = [
   "scroll-text", "plus", "upload", "check", "x", "circle-alert", "triangle-alert", "info", "chevron-right",
   "chevron-down", "copy", "play", "square", "menu", "sun", "moon", "log-out", "arrow-right", "undo-2", "rocket",
   "brain", "git-commit-horizontal", "shield-check", "file-text", "scale", "sparkles", "clock", "search",
-  "flask-conical", "send", "code-xml", "eye", "ellipsis",
+  "flask-conical", "send", "code-xml", "eye", "ellipsis", "cpu", "bell", "download", "pencil", "eraser", "git-compare",
+  "wand-sparkles", "funnel", "message-circle", "shield-alert",
 ];
 
 await mkdir(target, { recursive: true });

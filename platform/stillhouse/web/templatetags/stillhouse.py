@@ -75,6 +75,14 @@ def duration(seconds: float | None) -> str:
 
 
 @register.filter
+def milliseconds(value: float | None) -> str:
+    """Milliseconds as a person says them: `240 ms`, `4.5 s`."""
+    if value is None:
+        return "–"
+    return f"{value:.0f} ms" if value < 1000 else f"{value / 1000:.1f} s"
+
+
+@register.filter
 def about_time(seconds: float) -> str:
     """Seconds as an estimate says them, no finer than it can know: `40 s`, `12 min`, `2.5 h`."""
     if seconds < 90:

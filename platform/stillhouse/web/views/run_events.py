@@ -120,8 +120,8 @@ def job_view(job: Job, place: Waiting | None = None) -> dict[str, Any]:
     """What the page shows of a job while it goes on."""
     return {
         "state": job.state,
-        "phase": job.phase,
-        "message": job.message,
+        "phase": "" if job.ended else job.phase,
+        "message": "" if job.ended else job.message,
         "step": job.step,
         "total_steps": job.total_steps,
         "eta_seconds": job.eta_seconds,
