@@ -179,7 +179,7 @@ def test_no_way_through_the_states_breaks_a_promise(world: World) -> None:
     run_state_machine_as_test(
         machine_for(world.expert),
         settings=settings(
-            max_examples=40,
+            max_examples=20,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from threading import Barrier, Thread
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -15,7 +16,10 @@ from tests.proxy import Proxy
 
 IDLE = 12
 """Connections that lie idle in the pool when Postgres goes: tried one by one, with pauses of 1, 2, 4 ...
-seconds (psycopg_pool's own check), they would outlast the pool's timeout of ten seconds."""
+seconds (psycopg_pool's own check), they would outlast the pool's timeout."""
+
+WAIT = 4.0
+"""Seconds for which a request waits for a connection; less than in production, so that the test is quick."""
 
 
 @pytest.fixture
@@ -37,13 +41,14 @@ def _wrappers(proxy: Proxy) -> Iterator[list[DatabaseWrapper]]:
     through = parts._replace(
         netloc=f"{parts.username}:{parts.password}@127.0.0.1:{proxy.port}", path="/postgres"
     )
-    configured = {
+    configured: dict[str, Any] = {
         **_database(urlunsplit(through)),
         "AUTOCOMMIT": True,
         "TIME_ZONE": None,
         "ATOMIC_REQUESTS": False,
         "TEST": {},
     }
+    configured["OPTIONS"]["pool"]["timeout"] = WAIT
     made = [DatabaseWrapper(configured, alias="through_proxy") for _ in range(IDLE)]
     for wrapper in made:
         wrapper.inc_thread_sharing()
