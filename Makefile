@@ -5,6 +5,8 @@ PYTHON_VENV := .venv/bin/python
 # Values for a tool that loads the settings without touching a server (mypy's Django plugin).
 NO_SERVER := SECRET_KEY=none DATABASE_URL=postgresql://none@127.0.0.1:9/none BROKER_URL=redis://127.0.0.1:9/0 \
 	S3_ENDPOINT=http://127.0.0.1:9 S3_ACCESS_KEY=none S3_SECRET_KEY=none WORKER_TOKEN=none AGENT_TOKEN=none
+# Dozens of processes start here: without compiled files each would compile thousands of sources anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Two processes, each with servers of its own.
 BOTH_CORES := -n 2 --dist loadfile
 
