@@ -1,8 +1,12 @@
 """The data rooms, measured: `make bench-data`. Ends with one JSON line. Needs no server, and 2 GB of disk.
 
-- `stream`: checking JSON Lines chats: everything but tokens and near duplicates. `peer`: fewer checks, as a
-  loop over `datasets` and pandas in PEER_PYTHON; null where they are not installed.
+- `stream`: checking JSON Lines chats: everything but tokens and near duplicates. `peer`: roles, empty
+  texts, exact repeats, lengths, and the one pattern that says where to look for personal data and residue (not
+  the looking, not the normalised file), as a loop over `datasets` and pandas in PEER_PYTHON; null where they are
+  not installed.
 - `near`: the same with near duplicates.
+- `derive`: a new version of the normalised rows: personal data masked, exact repeats dropped, checked anew.
+- `cpu_ms_per_mb` is what all processes of a measurement spent, whoever else used the cores.
 - `detectors`: precision and recall of the personal-data and secret detectors on people that Faker made up, in
   several locales, among texts without any.
 """
@@ -26,23 +30,29 @@ sys.path.insert(0, str(ROOT))
 
 from faker import Faker  # noqa: E402
 
-from workers.contract import ValidateSpec  # noqa: E402
-from workers.data.limited import validate_in_child  # noqa: E402
-from workers.data.personal import personal_kinds  # noqa: E402
+from workers.contract import DeriveSource, DeriveSpec, DropDuplicates, Mask, ValidateSpec  # noqa: E402
+from workers.data.figures import RESIDUE  # noqa: E402
+from workers.data.limited import derive_in_child, validate_in_child  # noqa: E402
+from workers.data.personal import PREFILTER, kinds, personal_kinds  # noqa: E402
 
 LOCALES = ("en_US", "de_DE", "fr_FR", "it_IT", "es_ES", "en_GB")
 PEER = """
-import sys, time, json, hashlib
+import sys, time, json, hashlib, re
+from collections import Counter
 from datasets import load_dataset
+watched = re.compile(sys.argv[3])
 start = time.monotonic()
 data = load_dataset("json", data_files=sys.argv[1], split="train", cache_dir=sys.argv[2])
 frame = data.to_pandas()
-seen, valid = set(), 0
+seen, valid, flagged, lengths = set(), 0, 0, Counter()
 for messages in frame["messages"]:
     roles = [m["role"] for m in messages]
     good = roles[-1] == "assistant" and all(m["content"].strip() for m in messages)
     valid += good
     seen.add(hashlib.sha256(json.dumps([dict(m) for m in messages], sort_keys=True).encode()).digest())
+    lengths[sum(len(m["content"]) for m in messages).bit_length()] += 1
+    texts = [m["content"] for m in messages] + [m["reasoning_content"] or "" for m in messages]
+    flagged += any(watched.search(text) for text in texts)
 print(json.dumps({"seconds": time.monotonic() - start, "valid": valid, "unique": len(seen)}))
 """
 
@@ -71,16 +81,17 @@ def write_chats(path: Path, rows: int) -> None:
 def measure(path: Path, *, near: bool) -> dict[str, float | int]:
     """One check in the limited child, as a worker does it, normalised file included."""
     size = path.stat().st_size
-    start = time.monotonic()
+    start, spent = time.monotonic(), cpu_seconds()
     report = validate_in_child(
         path, ValidateSpec(near_duplicates=near), rows_file=path.with_name("rows.parquet")
     )
-    seconds = time.monotonic() - start
+    seconds, spent = time.monotonic() - start, cpu_seconds() - spent
     assert report.doctor is not None and report.valid == report.rows, report.errors[:3]
     return {
         "rows": report.rows,
         "seconds": round(seconds, 2),
         "mb_per_second": round(size / 1e6 / seconds, 1),
+        "cpu_ms_per_mb": round(spent * 1e9 / size, 1),
         "reader_peak_mib": report.peak_rss_bytes >> 20,
         "helper_peak_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10,
         "exact_duplicates": report.doctor.exact_duplicates,
@@ -88,18 +99,50 @@ def measure(path: Path, *, near: bool) -> dict[str, float | int]:
     }
 
 
+def cpu_seconds() -> float:
+    """Of all children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def measure_derivation(rows_file: Path, size: int) -> dict[str, float | int]:
+    """`size`: bytes of the original."""
+    spec = DeriveSpec(
+        sources=[DeriveSource(name="chats", sha256="0" * 64)],
+        operations=[Mask(kinds=list(kinds())), DropDuplicates()],
+        near_duplicates=False,
+    )
+    source = rows_file.rename(rows_file.with_name("source.parquet"))
+    start, spent = time.monotonic(), cpu_seconds()
+    result = derive_in_child(spec, [source], rows_file.parent)
+    seconds, spent = time.monotonic() - start, cpu_seconds() - spent
+    assert result.report is not None
+    return {
+        "rows": result.report.valid,
+        "seconds": round(seconds, 2),
+        "mb_per_second": round(size / 1e6 / seconds, 1),
+        "cpu_ms_per_mb": round(spent * 1e9 / size, 1),
+        "peak_mib": result.peak_rss_bytes >> 20,
+    }
+
+
 def measure_peer(path: Path, scratch: Path) -> dict[str, float] | None:
     """The loop over datasets and pandas, in its own process; None where they are not installed."""
     python = os.environ.get("PEER_PYTHON", sys.executable)
+    spent = cpu_seconds()
     done = subprocess.run(
-        [python, "-c", PEER, str(path), str(scratch / "cache")],
+        [python, "-c", PEER, str(path), str(scratch / "cache"), f"{PREFILTER}|{RESIDUE}"],
         capture_output=True, text=True, check=False, timeout=3600,
         env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"},
     )  # fmt: skip
     if done.returncode:
         return None
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found | {"mb_per_second": round(path.stat().st_size / 1e6 / found["seconds"], 1)}
+    size = path.stat().st_size
+    return found | {
+        "mb_per_second": round(size / 1e6 / found["seconds"], 1),
+        "cpu_ms_per_mb": round((cpu_seconds() - spent) * 1e9 / size, 1),
+    }
 
 
 def secrets_of(rng: random.Random) -> dict[str, Callable[[], str]]:
@@ -173,6 +216,7 @@ def main() -> None:
             "bytes": data.stat().st_size,
             "stream": measure(data, near=False),
             "near": measure(data, near=True),
+            "derive": measure_derivation(scratch / "rows.parquet", data.stat().st_size),
             "peer": measure_peer(data, scratch),
             "detectors": measure_detectors(parsed.people),
         }

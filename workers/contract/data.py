@@ -1,8 +1,12 @@
-"""Datasets: what a check is asked for and what it reports."""
+"""Datasets: what a check is asked for and what it reports.
 
-from typing import Literal
+New versions from old ones are asked for in `workers.contract.deriving`, the view through a model's eyes in
+`workers.contract.preview`.
+"""
 
-from pydantic import Field
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
 
 from workers.contract.base import Message, Sha256
 from workers.contract.reading import Mapping, Reading
@@ -17,6 +21,20 @@ class SplitSpec(Message):
     """Share of the valid rows that is held out. 0 holds nothing out."""
     seed: int = 0
     """Seed of the split. A row's side depends on the seed and the row's own content alone."""
+    group: str = Field(default="", max_length=200)
+    """A field beside the conversation, such as `customer` or `metadata.customer`: all rows with the same
+    value are on the same side. Rows without a value there count by their own content. Empty: every row for
+    itself."""
+
+
+class OtherRows(Message):
+    """A file to compare with, such as an evaluation suite; in order the job's inputs `other-0`, …"""
+
+    name: str = Field(max_length=200)
+    """What people call it; repeated in the report."""
+    sha256: Sha256
+    mapping: Mapping | None = None
+    """How to read it, where it is not normalised."""
 
 
 class ValidateSpec(Message):
@@ -41,6 +59,18 @@ class ValidateSpec(Message):
     """The most bytes that an archive or a compressed file may hold."""
     output_bytes: int = Field(default=64 * 1024**3, gt=0)
     """The largest file the child process may write."""
+    split: SplitSpec | None = None
+    """The held-out split to report on; it is stored with the version."""
+    others: list[OtherRows] = Field(default=[], max_length=20)
+    """Held-out rows and suites that no row should be in as well."""
+
+
+def storable(text: str) -> str:
+    """`text` without NUL and halves of characters, which no database takes: names in a file may hold them."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
+
+Storable = Annotated[str, AfterValidator(storable)]
 
 
 class Problem(Message):
@@ -48,15 +78,15 @@ class Problem(Message):
 
     row: int
     """Line number in the file, from 1. 0 speaks of the file as a whole."""
-    field: str
+    field: Storable
     """Path inside the row, such as `messages[1].role`; empty for the row as a whole."""
     code: str
     """Stable snake_case code."""
-    message: str
+    message: Storable
     """One sentence for a person: what is wrong and what to do about it."""
-    value: str = ""
+    value: Storable = ""
     """What stands there, cut to a few words; empty where it would not help. Never logged."""
-    source: str = ""
+    source: Storable = ""
     """The file inside an archive, or the sheet of a workbook; empty otherwise."""
 
 
@@ -66,6 +96,42 @@ class Counted(Message):
     rows: int
     places: list[str] = []
     """The first few places, such as `row 3, messages[1]`; never the text itself."""
+
+
+class Overlap(Message):
+    """Rows that are also in another file, or on the other side of the split. A row is counted once, by the
+    first of the three that holds."""
+
+    name: str
+    """Of the `OtherRows`; empty: the held-out side of this very file."""
+    sha256: Sha256 | None = None
+    exact: int = 0
+    """Rows with the same conversation."""
+    same_question: int = 0
+    """Rows with the same question and another answer."""
+    near: int = 0
+    """Rows that say almost the same."""
+    rows: list[int] = []
+    """The first 1,000 of them, by number."""
+    places: list[str] = []
+    """The first few as sentences, such as `row 3 is row 17 there`."""
+
+    @property
+    def total(self) -> int:
+        return self.exact + self.same_question + self.near
+
+
+class SplitCounts(Message):
+    """What a split does to the valid rows."""
+
+    spec: SplitSpec
+    train: int
+    heldout: int
+    groups: int = 0
+    """Different values of the group; 0 without one."""
+    heldout_groups: int = 0
+    without_group: int = 0
+    """Rows that have no value there."""
 
 
 class Doctor(Message):
@@ -94,6 +160,12 @@ class Doctor(Message):
     unclosed_reasoning: int = 0
     answers: list[tuple[str, int]] = []
     """The most frequent short answers and their rows; empty where answers do not repeat."""
+    json_answers: int = 0
+    """Rows whose last answer is a JSON object or list."""
+    off_format: Counted | None = None
+    """Where nearly all answers are JSON: the rows whose answer is not."""
+    alike_answers: list[list[str]] = []
+    """Frequent short answers that differ only in case, white space or punctuation at their ends."""
     constant_answer: bool = False
     """Every row has the same answer."""
     leading_space: int = 0
@@ -104,6 +176,12 @@ class Doctor(Message):
     """Rows by the writing system of most of their letters: `Latin`, `Cyrillic`, …"""
     control_characters: int = 0
     """Rows with invisible control or direction characters."""
+    overlap: list[Overlap] = []
+    """Where rows of this file stand elsewhere too; entries without any such row included."""
+    split: SplitCounts | None = None
+    fields: dict[Storable, int] = {}
+    """Fields beside the conversation that are kept, by path such as `metadata.customer`, and the rows that
+    have them; at most 100. One of them may be the group of a split or the field of a filter."""
 
 
 class ValidationReport(Message):

@@ -6,7 +6,9 @@ from pydantic import Field
 
 from workers.contract.base import CONTRACT_VERSION, Answer, FileName, Message, Sha256
 
-JobKind = Literal["validate", "train", "evaluate", "count"]
+JobKind = Literal["validate", "train", "evaluate", "count", "derive", "compare", "preview"]
+CHECKPOINT_DAMAGED = "checkpoint_damaged"
+"""Code of a JobFailure: the stored checkpoint is not the noted one. The platform gives the one before it."""
 
 
 class ClaimRequest(Message):
@@ -48,7 +50,7 @@ class ClaimAnswer(Answer):
     report_seconds: float
     """How often to report."""
     spec: dict[str, object]
-    """ValidateSpec, TrainSpec or EvaluateSpec as JSON, by `kind`."""
+    """The spec of the kind as JSON, such as ValidateSpec or TrainSpec."""
     inputs: list[InputFile] = []
     subject: str = ""
     """Id of what the job is for: dataset version, training run or evaluation."""

@@ -50,6 +50,8 @@ class Mapping(Message):
     reasoning: str = Field(default="", max_length=200)
     answer: str = Field(default="", max_length=200)
     rejected: str = Field(default="", max_length=200)
+    roles: dict[str, Literal["system", "user", "assistant"]] = Field(default={}, max_length=20)
+    """What this file calls roles, in lower case, beside the usual names such as `human` and `gpt`."""
 
     @property
     def fields(self) -> frozenset[str]:
@@ -123,11 +125,14 @@ def _listed(row: Dictionary[str, object], mapping: Mapping) -> Items:
 
 def _message(item: object, mapping: Mapping) -> object:
     """A message under our names for its fields and roles."""
-    if not isinstance(item, dict) or (mapping.role, mapping.text) == ("role", "content"):
+    plain = (mapping.role, mapping.text) == ("role", "content") and not mapping.roles
+    if plain or not isinstance(item, dict):
         return item
     rest = {key: value for key, value in item.items() if key not in (mapping.role, mapping.text)}
     role = item.get(mapping.role)
-    known = ROLE_NAMES.get(role.lower(), role) if isinstance(role, str) else role
+    known = role
+    if isinstance(role, str):
+        known = mapping.roles.get(role.lower()) or ROLE_NAMES.get(role.lower(), role)
     return {**rest, "role": known, "content": item.get(mapping.text)}
 
 

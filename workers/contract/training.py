@@ -49,6 +49,8 @@ class TrainSpec(Message):
     eval_sha256: Sha256 | None = None
     heldout_share: float = Field(default=0.0, ge=0.0, le=0.5)
     """Share of the data held out of training when no separate evaluation data is given."""
+    heldout_group: str = Field(default="", max_length=200)
+    """`SplitSpec.group` of that split."""
     think: ThinkContract = ThinkContract(family="plain", history_keeps=True)
     think_policy: ThinkPolicy = "traces"
 

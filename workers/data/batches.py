@@ -5,28 +5,60 @@ from collections.abc import Iterator
 from workers.contract import Mapping
 from workers.data.chat import Row
 from workers.data.checks import CheckedLine, check_line, check_raw, is_plain
-from workers.data.fast import fast_row
+from workers.data.fast import fast_messages, fast_row, key_ends
 from workers.data.lines import LineBlock
 from workers.data.readers import Batch, RawRow, Source
 from workers.data.strict_json import JsonProblem, parse
 
+ESCAPED_NUL = b"\\u0000"
 LOOKED_AT = 200
 """Rows that are looked at to recognise what the fields mean."""
 
 
-def check_batch(batch: Batch, max_row_bytes: int, mapping: Mapping | None) -> Iterator[CheckedLine]:
-    """Check every row of a batch that is not blank."""
+def check_batch(
+    batch: Batch, max_row_bytes: int, mapping: Mapping | None, mended: Mapping | None = None
+) -> Iterator[CheckedLine]:
+    """Check every row of a batch that is not blank.
+
+    `mended`: the mapping with more names for roles, for rows whose roles are unknown without them.
+    """
     if not isinstance(batch, LineBlock):
         for raw in batch:
-            yield check_raw(raw, max_row_bytes, mapping)
+            checked = _fast_normal(raw) or check_raw(raw, max_row_bytes, mapping)
+            if mended is not None and _has_unknown_role(checked):
+                checked = check_raw(raw, max_row_bytes, mended)
+                checked.mended = True
+            yield checked
         return
-    fast = is_plain(mapping)
-    for line in batch.lines(max_row_bytes):
-        if fast and (found := fast_row(line.data)) is not None:
+    fast = is_plain(mapping) and not batch.skipped and ESCAPED_NUL not in batch.data
+    ends, doubtful = key_ends(batch.data) if fast else ([], [])
+    for at, line in enumerate(batch.lines(max_row_bytes)):
+        found = fast_row(line.data, ends[at], doubtful[at]) if fast else None
+        if found is not None:
             row: Row = {"messages": found[0]}
-            yield CheckedLine(line.number, row=row, ignored=found[1], source=batch.source)
+            yield CheckedLine(
+                line.number, row=row, ignored=list(found[1]), source=batch.source, extra=found[1] or None
+            )
         elif not line.is_blank:
-            yield check_line(line, max_row_bytes, mapping, batch.source)
+            checked = check_line(line, max_row_bytes, mapping, batch.source)
+            if mended is not None and _has_unknown_role(checked):
+                checked = check_line(line, max_row_bytes, mended, batch.source)
+                checked.mended = True
+            yield checked
+
+
+def _has_unknown_role(checked: CheckedLine) -> bool:
+    return any(problem.code == "unknown_role" for problem in checked.errors)
+
+
+def _fast_normal(raw: RawRow) -> CheckedLine | None:
+    """A row that was normalised once is found unchanged at the first look, or is checked like any other."""
+    if raw.extra is None or not isinstance(raw.value, dict):
+        return None
+    found = fast_messages(raw.value)
+    if found is None:
+        return None
+    return CheckedLine(raw.number, row={"messages": found}, source=raw.source, extra=raw.extra)
 
 
 def first_rows(source: Source, max_row_bytes: int, most: int = LOOKED_AT) -> list[dict[str, object]]:
@@ -55,4 +87,4 @@ def _as_object(raw: RawRow) -> dict[str, object] | None:
             value = parse(value.decode("utf-8"))
         except (JsonProblem, UnicodeDecodeError):
             return None
-    return value if isinstance(value, dict) else None
+    return {**(raw.extra or {}), **value} if isinstance(value, dict) else None

@@ -4,6 +4,7 @@ import json
 from typing import Literal, NotRequired, TypedDict
 
 Role = Literal["system", "user", "assistant"]
+Extra = dict[str, object]
 
 
 class ChatMessage(TypedDict):
@@ -18,8 +19,14 @@ class Row(TypedDict):
     """One chat: a system message first or not at all, then user and assistant in turn, assistant last."""
 
     messages: list[ChatMessage]
+    extra: NotRequired[Extra]
+    """Fields beside the conversation, such as a customer or `tools`; absent when nobody asked for them."""
 
 
 def canonical(row: Row) -> bytes:
-    """The same bytes for the same chat, whatever spelling the file used: what hashes and splits go by."""
-    return json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    """The same bytes for the same chat, whatever spelling the file used: what hashes and splits go by.
+
+    Fields beside the conversation do not count.
+    """
+    chat = {"messages": row["messages"]}
+    return json.dumps(chat, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from workers.contract import Items, Mapping, Problem, items_of
-from workers.data.chat import ChatMessage, Row
+from workers.data.chat import ChatMessage, Extra, Row
 from workers.data.lines import Line
 from workers.data.readers.source import RawRow
 from workers.data.strict_json import JsonProblem, parse, shown
@@ -28,7 +28,11 @@ class CheckedLine:
     warnings: list[Problem] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     """Paths of fields that are not read, such as `id` or `messages[].name`."""
+    extra: Extra | None = None
+    """Those of them that stand beside the conversation, with their values."""
     source: str = ""
+    mended: bool = False
+    """It was in error until roles were given other names."""
 
     def error(self, place: str, code: str, message: str, value: object = None) -> None:
         self.errors.append(self._problem(place, code, message, value))
@@ -61,6 +65,9 @@ def check_raw(raw: RawRow, max_row_bytes: int, mapping: Mapping | None = None) -
     if raw.value is None:
         checked.error("", raw.code, raw.message)
         return checked
+    if raw.extra is not None:
+        checked.extra = raw.extra
+        return _ordered(_messages(raw.value, checked), checked)
     return _check_value(raw.value, mapping, checked, from_table=True)
 
 
@@ -69,7 +76,8 @@ def is_plain(mapping: Mapping | None) -> bool:
     if mapping is None:
         return True
     if mapping.shape == "chat":
-        return (mapping.messages, mapping.role, mapping.text) == ("messages", "role", "content")
+        usual = (mapping.messages, mapping.role, mapping.text) == ("messages", "role", "content")
+        return usual and not mapping.roles
     return mapping.shape == "columns" and mapping.fields == {"prompt", "completion"}
 
 
@@ -97,6 +105,10 @@ def _check_value(
         messages = _messages(value, checked)
     else:
         messages = _mapped(value, mapping, checked)
+    return _ordered(messages, checked)
+
+
+def _ordered(messages: list[ChatMessage] | None, checked: CheckedLine) -> CheckedLine:
     if messages is not None and not checked.errors:
         _check_order(messages, checked)
     if messages is not None and not checked.errors:
@@ -132,7 +144,7 @@ def _decode(line: Line, max_row_bytes: int, checked: CheckedLine) -> str | None:
 
 def _messages(row: dict[str, object], checked: CheckedLine) -> list[ChatMessage] | None:
     """The normalised messages of a row in either spelling; None when they could not be read."""
-    checked.ignored.extend(key for key in row if key not in KNOWN_FIELDS)
+    _set_aside(row, KNOWN_FIELDS, checked)
     paired = "prompt" in row or "completion" in row
     if "messages" in row and paired:
         checked.error(
@@ -158,7 +170,7 @@ def _messages(row: dict[str, object], checked: CheckedLine) -> list[ChatMessage]
 
 def _mapped(row: dict[str, object], mapping: Mapping, checked: CheckedLine) -> list[ChatMessage] | None:
     """The normalised messages of a row as the mapping reads it."""
-    checked.ignored.extend(key for key in row if key not in mapping.fields)
+    _set_aside(row, mapping.fields, checked)
     row = {key: _opened(value, key, checked) for key, value in row.items() if key in mapping.fields}
     if checked.errors:
         return None
@@ -171,6 +183,14 @@ def _mapped(row: dict[str, object], mapping: Mapping, checked: CheckedLine) -> l
     items: Items = items_of(row, mapping)
     read = [_message(item, place, checked) for place, item in items]
     return [message for message in read if message is not None]
+
+
+def _set_aside(row: dict[str, object], read: frozenset[str], checked: CheckedLine) -> None:
+    """Fields beside the conversation are kept with the row."""
+    extra = {key: value for key, value in row.items() if key not in read}
+    if extra:
+        checked.ignored.extend(extra)
+        checked.extra = extra
 
 
 def _needed(mapping: Mapping) -> list[str]:

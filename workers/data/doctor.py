@@ -1,17 +1,20 @@
 """The verdict on a file, from its figures: ready, ready with warnings, or not, and what to do next."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Literal
 
 import numpy as np
 
-from workers.contract import Counted, Doctor
+from workers.contract import Counted, Doctor, Overlap, SplitCounts
 from workers.data.figures import BINS, PLACES, Found
 
 LABELS = 20
 """Answers shown with their counts."""
 UNEVEN = 0.9
 """Share of rows with one and the same answer from which the balance is worth a word."""
+USUAL_FORMAT = 0.8
+"""Share of answers in one format from which the others are doubted."""
+ENDS = ".,;:!?\"' "
 SECRETS = ("private_key", "api_key", "access_token", "password")
 KIND_NAMES = {
     "email": "e-mail addresses",
@@ -27,14 +30,23 @@ KIND_NAMES = {
 Verdict = Literal["ready", "ready_with_warnings", "not_ready"]
 
 
-def diagnose(found: Found, *, repeats: int, near: int, groups: list[list[int]], near_checked: bool) -> Doctor:
+def diagnose(
+    found: Found,
+    *,
+    repeats: int,
+    near: int,
+    groups: list[list[int]],
+    near_checked: bool,
+    overlap: list[Overlap],
+    split: SplitCounts | None,
+) -> Doctor:
     """`found`: the figures of the whole file."""
     answers = found.answers.most_common(LABELS)
     constant = found.valid > 1 and not found.long_answers and len(found.answers) == 1
     blocking = _blocking(found)
-    doubts = _doubts(found, repeats, near, constant)
-    verdict: Verdict = "not_ready" if blocking else "ready_with_warnings" if doubts else "ready"
     repeated = bool(answers) and answers[0][1] > 1 and len(found.answers) <= max(LABELS, found.valid // 4)
+    doubts = [*_leaks(overlap, split), *_doubts(found, repeats, near, constant, labels=repeated)]
+    verdict: Verdict = "not_ready" if blocking else "ready_with_warnings" if doubts else "ready"
     return Doctor(
         verdict=verdict,
         reasons=[*blocking, *doubts],
@@ -53,6 +65,9 @@ def diagnose(found: Found, *, repeats: int, near: int, groups: list[list[int]], 
         empty_reasoning=found.warning_counts["empty_think"],
         unclosed_reasoning=found.warning_counts["unclosed_think"],
         answers=answers if repeated else [],
+        json_answers=found.json_answers,
+        off_format=_off_format(found),
+        alike_answers=_alike(found) if repeated else [],
         constant_answer=constant,
         leading_space=found.leading_space,
         template_residue=Counted(rows=found.residue, places=found.residue_places[:PLACES])
@@ -60,6 +75,9 @@ def diagnose(found: Found, *, repeats: int, near: int, groups: list[list[int]], 
         else None,
         scripts=dict(found.scripts.most_common(10)),
         control_characters=found.control,
+        overlap=overlap,
+        split=split,
+        fields={name[:200]: rows for name, rows in found.fields.most_common()},
     )
 
 
@@ -72,6 +90,21 @@ def _histogram(found: Found, kind: int) -> list[tuple[int, int]]:
     return [(2**index - 1, int(counts[index])) for index in bins]
 
 
+def _off_format(found: Found) -> Counted | None:
+    rest = found.valid - found.json_answers
+    if not rest or found.json_answers < USUAL_FORMAT * found.valid:
+        return None
+    return Counted(rows=rest, places=found.other_answers[:PLACES])
+
+
+def _alike(found: Found) -> list[list[str]]:
+    """Labels that a reader would take for one."""
+    spelt: dict[str, list[str]] = defaultdict(list)
+    for answer, _ in found.answers.most_common():
+        spelt[" ".join(answer.casefold().split()).strip(ENDS)].append(answer)
+    return [answers for answers in spelt.values() if len(answers) > 1][:LABELS]
+
+
 def _blocking(found: Found) -> list[str]:
     if not found.rows:
         return ["The file holds no rows."]
@@ -80,13 +113,30 @@ def _blocking(found: Found) -> list[str]:
     return []
 
 
-def _doubts(found: Found, repeats: int, near: int, constant: bool) -> list[str]:
-    """Sentences, the weightiest first."""
+def _leaks(overlap: list[Overlap], split: SplitCounts | None) -> list[str]:
+    """What makes an evaluation say more than is true."""
+    leaks = [
+        f"{_rows(each.total)} also stand in {each.name}: what is measured there would be known by heart."
+        if each.name
+        else f"{_rows(each.total)} of the held-out side also stand on the side that is trained on."
+        for each in overlap
+        if each.total
+    ]
+    if split is not None and split.spec.share and not split.heldout:
+        leaks.append("The split holds out no row. Choose a larger share.")
+    if split is not None and split.spec.group and not split.groups:
+        leaks.append(f"No row has a value in `{split.spec.group}`, so the split is not by group.")
+    return leaks
+
+
+def _doubts(found: Found, repeats: int, near: int, constant: bool, *, labels: bool) -> list[str]:
+    """Sentences, the weightiest first. `labels`: answers repeat so much that they look like labels."""
     bad = found.rows - found.valid
     secrets = [KIND_NAMES[kind] for kind in SECRETS if found.personal[kind]]
     persons = [KIND_NAMES[kind] for kind in KIND_NAMES if kind not in SECRETS and found.personal[kind]]
     top = found.answers.most_common(1)
     uneven = not constant and top and found.valid >= 20 and top[0][1] >= UNEVEN * found.valid
+    off_format, alike = _off_format(found), _alike(found) if labels else []
     mixed = 0 < found.with_reasoning < found.valid
     doubts = [
         (secrets, f"Secrets stand in the data: {', '.join(secrets)}. A model may repeat them to anybody."),
@@ -100,6 +150,13 @@ def _doubts(found: Found, repeats: int, near: int, constant: bool) -> list[str]:
         ),
         (mixed, f"Reasoning is shown in {found.with_reasoning:,} of {found.valid:,} rows only."),
         (uneven, f"{top[0][1]:,} of {found.valid:,} rows have the same answer." if uneven else ""),
+        (
+            off_format,
+            f"{_rows(off_format.rows)} have an answer that is no JSON, and all others have one that is."
+            if off_format
+            else "",
+        ),
+        (alike, f"Answers differ only in spelling: {', '.join(map(repr, alike[0][:3]))}." if alike else ""),
         (repeats, f"{_rows(repeats)} repeat an earlier row exactly."),
         (near, f"{_rows(near)} say almost the same as an earlier row."),
         (found.leading_space, f"In {_rows(found.leading_space)} the answer begins with white space."),

@@ -4,21 +4,40 @@ would say differently; those take over, line by line."""
 import re
 
 import msgspec
+import numpy as np
 
-from workers.data.chat import ChatMessage
+from workers.data.chat import ChatMessage, Extra
 from workers.data.think import CLOSE, OPEN, split_think
 
 _decode = msgspec.json.Decoder().decode
 _SPACED_KEY = re.compile(rb'"[ \t\r\n]+:|\\\\":')
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-_NOT_IGNORED = frozenset({"messages", "prompt", "completion"})
+_READ = frozenset({"messages", "prompt", "completion"})
+MAX_NESTED = 16
+"""Levels in a field beside the messages; what is deeper, the exact checks look at."""
 _MESSAGE = frozenset({"role", "content", "reasoning_content", "reasoning"})
-Fast = tuple[list[ChatMessage], list[str]]
+Fast = tuple[list[ChatMessage], Extra]
 
 
-def fast_row(data: bytes) -> Fast | None:
-    """The messages of a line in one of the two plain spellings, and the fields that are not read."""
-    if b"\\u0000" in data:
+def key_ends(block: bytes) -> tuple[list[int], list[bool]]:
+    """For each line how many quotation marks end a key (`":`), and whether keys may end otherwise."""
+    text = np.frombuffer(block, dtype=np.uint8)
+    colons, ends = np.flatnonzero(text == ord(":")), np.flatnonzero(text == ord("\n"))
+    before, second, third = text[colons - 1], text[colons - 2], text[colons - 3]
+    escaped = (before == ord('"')) & (second == ord("\\"))
+    doubts = (before <= ord(" ")) | (escaped & (third == ord("\\")))
+    lines = np.searchsorted(ends, colons)
+    counts = np.bincount(lines[(before == ord('"')) & ~escaped], minlength=len(ends) + 1)
+    doubtful = np.bincount(lines[doubts], minlength=len(ends) + 1) > 0
+    return counts.tolist(), doubtful.tolist()
+
+
+def fast_row(data: bytes, ends: int, doubtful: bool) -> Fast | None:
+    """The messages of a line in one of the two plain spellings, and the fields beside them.
+
+    `ends` and `doubtful`: what `key_ends` says about it. The line must not hold an escaped NUL.
+    """
+    if doubtful and _SPACED_KEY.search(data) is not None:
         return None
     try:
         row = _decode(data)
@@ -27,29 +46,42 @@ def fast_row(data: bytes) -> Fast | None:
     if type(row) is not dict:
         return None
     if "messages" in row:
-        found, keys = _listed(row), len(row)
+        found, keys = fast_messages(row), len(row)
         keys += sum(map(len, row["messages"])) if found else 0
     else:
         found, keys = _paired(row), len(row)
-    if found is None or not _keys_are_whole(data, keys):
+    if found is None:
         return None
-    ignored = [key for key in row if key not in _NOT_IGNORED]
-    if any(type(row[key]) not in _SCALARS for key in ignored):
+    extra: Extra = {}
+    if len(row) > 1:
+        extra = {key: value for key, value in row.items() if key not in _READ}
+    for value in extra.values():
+        if type(value) not in _SCALARS:
+            inside = _keys_inside(value, MAX_NESTED)
+            if inside is None:
+                return None
+            keys += inside
+    # With fewer keys read than the text has, one stood twice and was lost in reading.
+    return (found, extra) if ends == keys else None
+
+
+def _keys_inside(value: object, levels: int) -> int | None:
+    """Keys of the objects in `value`; None when it is nested deeper than `levels`."""
+    if not isinstance(value, dict | list):
+        return 0
+    if not levels:
         return None
-    return found, ignored
+    keys = len(value) if isinstance(value, dict) else 0
+    for item in value.values() if isinstance(value, dict) else value:
+        inside = _keys_inside(item, levels - 1)
+        if inside is None:
+            return None
+        keys += inside
+    return keys
 
 
-def _keys_are_whole(data: bytes, keys: int) -> bool:
-    """Whether the text has as many keys as the value read from it: a key that stood twice is lost in reading.
-
-    A key ends in `":`. Inside a string every quotation mark has a backslash before it.
-    """
-    if data.count(b'":') - data.count(b'\\":') != keys:
-        return False
-    return _SPACED_KEY.search(data) is None
-
-
-def _listed(row: dict[str, object]) -> list[ChatMessage] | None:
+def fast_messages(row: dict[str, object]) -> list[ChatMessage] | None:
+    """The messages of a row whose `messages` have nothing to be said about them."""
     messages = row["messages"]
     if type(messages) is not list or not messages or "prompt" in row or "completion" in row:
         return None

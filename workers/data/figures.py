@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -16,10 +17,13 @@ from numpy.typing import NDArray
 
 from workers.contract import Mapping, Problem, ValidateSpec
 from workers.data.batches import check_batch
+from workers.data.beside import paths
 from workers.data.chat import ChatMessage
 from workers.data.checks import CheckedLine
+from workers.data.elsewhere import RowIndex, said
 from workers.data.near import Signatures, signatures
 from workers.data.normalised import record_batch
+from workers.data.overlap import Shared, Sides
 from workers.data.personal import PREFILTER, personal_kinds
 from workers.data.readers import Batch
 
@@ -29,7 +33,10 @@ BINS = 33
 SAMPLES, SAMPLE_CHARACTERS = 5, 20_000
 """A longer row is not shown as a sample."""
 PLACES = 20
+LAST_LATIN = "\u024f"
 SHORT_ANSWER = 80
+MAX_FIELDS = 100
+"""Paths that are counted."""
 DISTINCT_ANSWERS = 5000
 """Beyond so many different short answers they are texts, not labels."""
 RESIDUE = (
@@ -39,9 +46,10 @@ RESIDUE = (
 )
 CONTROL = r"[\x01-\x08\x0b\x0e-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]"
 _RESIDUE, _CONTROL = re.compile(RESIDUE), re.compile(CONTROL)
-_RE2_CONTROL = re.sub(r"\\u([0-9a-f]{4})", r"\\x{\1}", CONTROL)
-_WATCHED = f"{PREFILTER}|{_RE2_CONTROL}|{RESIDUE}"
+RE2_CONTROL = re.sub(r"\\u([0-9a-f]{4})", r"\\x{\1}", CONTROL)
+_WATCHED = f"{PREFILTER}|{RE2_CONTROL}|{RESIDUE}"
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
 
 
 @dataclass
@@ -62,10 +70,15 @@ class Found:
     warning_counts: Counter[str] = field(default_factory=Counter)
     ignored: dict[str, int] = field(default_factory=dict)
     """Fields that are not read, and the first row that has them."""
+    fields: Counter[str] = field(default_factory=Counter)
+    """Rows by the path of a field beside the conversation."""
     lengths: NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, BINS), dtype=np.int64))
     """Rows by length of question, reasoning and last answer."""
     answers: Counter[str] = field(default_factory=Counter)
     long_answers: int = 0
+    json_answers: int = 0
+    other_answers: list[str] = field(default_factory=list)
+    """Places of the first answers that are not JSON."""
     scripts: Counter[str] = field(default_factory=Counter)
     personal: Counter[str] = field(default_factory=Counter)
     """Rows by kind."""
@@ -77,11 +90,22 @@ class Found:
     digests: bytes = b""
     """DIGEST bytes for each good row."""
     signatures: Signatures | None = None
+    shared: list[Shared] = field(default_factory=list)
+    """For every file to compare with."""
+    sides: Sides = field(default_factory=Sides)
     table: bytes | None = None
     """The good rows under the normalised layout, as one Arrow message."""
 
 
-def find(batch: Batch, spec: ValidateSpec, mapping: Mapping | None, *, samples: int, table: bool) -> Found:
+def find(
+    batch: Batch,
+    spec: ValidateSpec,
+    mapping: Mapping | None,
+    *,
+    samples: int,
+    table: bool,
+    others: Sequence[RowIndex] = (),
+) -> Found:
     """Check a batch and take its figures."""
     found = Found()
     good: list[CheckedLine] = []
@@ -93,7 +117,20 @@ def find(batch: Batch, spec: ValidateSpec, mapping: Mapping | None, *, samples: 
             good.append(checked)
     if good:
         _figures(good, found, spec, samples=samples, table=table)
+        _elsewhere(good, found, spec, others)
     return found
+
+
+def _elsewhere(good: list[CheckedLine], found: Found, spec: ValidateSpec, others: Sequence[RowIndex]) -> None:
+    """Where else the rows stand."""
+    if spec.split is not None:
+        for checked in good:
+            found.sides.add(checked, spec.split)
+    rows = [checked.row["messages"] for checked in good if checked.row is not None]
+    for index in others:
+        how, where = index.look_up(rows, found.signatures)
+        at = np.flatnonzero(how)
+        found.shared.append(Shared(found.numbers[at], how[at], where[at]))
 
 
 def _keep_problems(checked: CheckedLine, found: Found, most: int) -> None:
@@ -117,13 +154,14 @@ def _figures(good: list[CheckedLine], found: Found, spec: ValidateSpec, *, sampl
     for checked in good:
         for name in checked.ignored:
             found.ignored.setdefault(name, checked.number)
-    for row in rows:
-        _row_figures(row, found, samples)
-    batch = record_batch(numbers, [checked.source for checked in good], rows)
+        if checked.extra:
+            found.fields.update(islice(paths(checked.extra), MAX_FIELDS))
+    extras = [checked.extra for checked in good]
+    batch = record_batch(numbers, [checked.source for checked in good], rows, extras)
+    _lengths(batch, rows, found, samples)
     _watched_texts(batch, numbers, rows, found)
     if spec.near_duplicates:
-        said = ["\n".join(m["content"] for m in row if m["role"] != "system") for row in rows]
-        found.signatures = signatures(said)
+        found.signatures = signatures([said(row) for row in rows])
     if table:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batch.schema) as writer:
@@ -131,47 +169,75 @@ def _figures(good: list[CheckedLine], found: Found, spec: ValidateSpec, *, sampl
         found.table = sink.getvalue().to_pybytes()
 
 
-def _row_figures(row: list[ChatMessage], found: Found, samples: int) -> None:
-    last = row[-1]
-    answer, reasoning = last["content"], last.get("reasoning_content", "")
-    size = asked = 0
-    for message in row:
-        length = len(message["content"])
-        if message["role"] == "assistant":
-            found.turns += 1
-            length += len(message.get("reasoning_content", ""))
+def _lengths(batch: pa.RecordBatch, rows: Sequence[list[ChatMessage]], found: Found, samples: int) -> None:
+    """What can be said of all rows at once, from the columns."""
+    column: Any = batch.column("messages")
+    begin, end = column.offsets.to_numpy()[:-1], column.offsets.to_numpy()[1:]
+    role, content, thought = (column.values.field(index) for index in range(3))
+    answers = pc.equal(role, "assistant").to_numpy(zero_copy_only=False)
+    length = pc.utf8_length(content).to_numpy()
+    thinking = pc.utf8_length(thought).fill_null(0).to_numpy()
+    last, first = content.take(pa.array(end - 1)), content.take(pa.array(begin))
+    sizes = np.add.reduceat(length + thinking, begin)
+    reasoning = thinking[end - 1]
+    found.turns += int(answers.sum())
+    found.characters += int(sizes.sum())
+    found.with_reasoning += int((reasoning > 0).sum())
+    asked = np.add.reduceat(np.where(answers, 0, length), begin)
+    for kind, lengths in enumerate((asked, reasoning[reasoning > 0], length[end - 1])):
+        bins = np.frexp(lengths.astype(np.float64))[1]  # the exponent: bits of the number
+        found.lengths[kind] += np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
+    spaced = pc.utf8_is_space(pc.utf8_slice_codeunits(last, 0, 1))
+    found.leading_space += pc.sum(spaced).as_py() or 0
+    ascii_only = pc.and_(pc.string_is_ascii(last), pc.string_is_ascii(first)).to_numpy(zero_copy_only=False)
+    found.scripts["Latin"] += int(ascii_only.sum())
+    found.scripts.update(_script(rows[index]) for index in np.flatnonzero(~ascii_only).tolist())
+    found.scripts = +found.scripts
+    small = np.flatnonzero(sizes <= SAMPLE_CHARACTERS)[:samples]
+    found.samples = [{"messages": list(rows[index])} for index in small.tolist()]
+    _answers(rows, length[end - 1], found)
+    _formats(last, rows, found)
+
+
+def _formats(last: pa.LargeStringArray, rows: Sequence[list[ChatMessage]], found: Found) -> None:
+    """How many answers are JSON, and where the first are that are not."""
+    likely = pc.match_substring_regex(last, r"^\s*[\[{]").to_numpy(zero_copy_only=False)
+    whole = [index for index in np.flatnonzero(likely).tolist() if _is_json(rows[index][-1]["content"])]
+    found.json_answers += len(whole)
+    other = np.ones(len(rows), dtype=bool)
+    other[whole] = False
+    for index in np.flatnonzero(other)[:PLACES].tolist():
+        found.other_answers.append(f"row {found.numbers[index]}, messages[{len(rows[index]) - 1}]")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        _decode(text)
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        return False
+    return True
+
+
+def _answers(rows: Sequence[list[ChatMessage]], lengths: NDArray[np.int64], found: Found) -> None:
+    """Short answers are counted: they may be labels."""
+    short = np.flatnonzero(lengths <= SHORT_ANSWER).tolist()
+    found.long_answers += len(rows) - len(short)
+    for index in short:
+        if len(found.answers) <= DISTINCT_ANSWERS:
+            found.answers[rows[index][-1]["content"]] += 1
         else:
-            asked += length
-        size += length
-    found.characters += size
-    lengths = found.lengths
-    lengths[0, min(asked.bit_length(), BINS - 1)] += 1
-    lengths[2, min(len(answer).bit_length(), BINS - 1)] += 1
-    if reasoning:
-        found.with_reasoning += 1
-        lengths[1, min(len(reasoning).bit_length(), BINS - 1)] += 1
-    if answer[0].isspace():
-        found.leading_space += 1
-    if len(answer) <= SHORT_ANSWER and len(found.answers) <= DISTINCT_ANSWERS:
-        found.answers[answer] += 1
-    else:
-        found.long_answers += 1
-    found.scripts["Latin" if answer.isascii() and row[0]["content"].isascii() else _script(row)] += 1
-    if len(found.samples) < samples and size <= SAMPLE_CHARACTERS:
-        found.samples.append({"messages": list(row)})
+            found.long_answers += 1
 
 
 def _script(row: list[ChatMessage]) -> str:
     """The writing system of most letters at the start of the question and the answer."""
-    letters = [
-        letter
-        for text in (row[0]["content"], row[-1]["content"])
-        for letter in text[:200]
-        if letter.isalpha()
-    ]
+    start = row[0]["content"][:200] + row[-1]["content"][:200]
+    if max(start) <= LAST_LATIN:
+        return "Latin" if any(map(str.isalpha, start)) else "other"
+    letters = [letter for letter in start if letter.isalpha()]
     if not letters:
         return "other"
-    foreign = [letter for letter in letters if letter > "\u024f"]
+    foreign = [letter for letter in letters if letter > LAST_LATIN]
     if len(foreign) * 2 < len(letters):
         return "Latin"
     names = Counter(unicodedata.name(letter, "other").split(" ")[0].capitalize() for letter in foreign)

@@ -75,19 +75,24 @@ class NearDuplicates:
             self._numbers.append(numbers)
             self.rows += len(found)
 
-    def groups(self) -> tuple[int, list[list[int]]]:
-        """How many rows are like an earlier one, and the largest groups as row numbers."""
-        if not self.complete or self.rows < 2:
-            return 0, []
+    def roots(self) -> NDArray[np.int64]:
+        """For each row the index of the first row of its group; empty when there is nothing to compare."""
+        if not self.complete or not self.rows:
+            return np.zeros(0, dtype=np.int64)
         matrix = np.concatenate(self._pieces)
         self._pieces.clear()
-        numbers = np.concatenate(self._numbers)
         parents = np.arange(len(matrix))
         for band in range(BANDS):
             _join(matrix, band, parents)
-        roots = _roots(parents)
+        return _roots(parents)
+
+    def groups(self, roots: NDArray[np.int64]) -> tuple[int, list[list[int]]]:
+        """How many rows are like an earlier one, and the largest groups as row numbers."""
         members: dict[int, list[int]] = defaultdict(list)
         alone = np.flatnonzero(roots != np.arange(len(roots)))
+        if not len(alone):
+            return 0, []
+        numbers = np.concatenate(self._numbers)
         for index in alone.tolist():
             members[int(roots[index])].append(index)
         largest = sorted(members.items(), key=lambda item: -len(item[1]))[:MAX_GROUPS]

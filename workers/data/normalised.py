@@ -1,21 +1,26 @@
 """The one typed layout of checked rows, as Parquet: what training reads, whatever the original was.
 
 Columns: `row` (int64, place in the original), `source` (file or sheet, dictionary-encoded), `messages` (list
-of role, content, reasoning_content). The metadata of the file carries LAYOUT, by which it is recognised.
+of role, content, reasoning_content), `extra` (the fields beside the conversation as one JSON object, or null;
+older files lack the column). Derived files also say where a row came from: `origin` (int32, index of the
+source) and `origin_row` (int64). The metadata of the file carries LAYOUT, by which it is recognised.
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from workers.data.chat import ChatMessage, Row
+from workers.data.beside import extra_json, extra_of
+from workers.data.chat import ChatMessage, Extra, Row
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 LAYOUT = b"stillhouse.rows/1"
 KEY = b"stillhouse.layout"
 ROWS_A_BATCH = 1024
+GROUP_BYTES = 32 * 1024**2
 MAGIC = b"PAR1"
 
 
@@ -24,7 +29,7 @@ def schema() -> "pa.Schema":
 
     message = pa.struct(
         [
-            pa.field("role", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+            pa.field("role", pa.string(), nullable=False),
             pa.field("content", pa.large_string(), nullable=False),
             pa.field("reasoning_content", pa.large_string()),
         ]
@@ -34,13 +39,17 @@ def schema() -> "pa.Schema":
             pa.field("row", pa.int64(), nullable=False),
             pa.field("source", pa.dictionary(pa.int32(), pa.string()), nullable=False),
             pa.field("messages", pa.list_(message), nullable=False),
+            pa.field("extra", pa.large_string()),
         ],
         metadata={KEY: LAYOUT},
     )
 
 
 def record_batch(
-    numbers: Sequence[int], sources: Sequence[str], rows: Sequence[list[ChatMessage]]
+    numbers: Sequence[int],
+    sources: Sequence[str],
+    rows: Sequence[list[ChatMessage]],
+    extras: Sequence[Extra | None],
 ) -> "pa.RecordBatch":
     """Checked rows under the layout."""
     import numpy as np  # noqa: PLC0415
@@ -50,7 +59,8 @@ def record_batch(
     offsets = np.zeros(len(rows) + 1, dtype=np.int32)
     np.cumsum([len(messages) for messages in rows], out=offsets[1:])
     codes = pa.array([_CODES[message["role"]] for message in flat], pa.int8())
-    roles = pa.DictionaryArray.from_arrays(codes, pa.array(list(_CODES), pa.string()))
+    # Plain strings: pyarrow reads no nested dictionary across row groups.
+    roles = pa.array(list(_CODES), pa.string()).take(codes)
     contents = pa.array([message["content"] for message in flat], pa.large_string())
     reasonings = pa.array([message.get("reasoning_content") for message in flat], pa.large_string())
     layout = schema()
@@ -62,6 +72,7 @@ def record_batch(
             pa.array(numbers, pa.int64()),
             pa.array(sources, pa.string()).dictionary_encode(),
             pa.ListArray.from_arrays(pa.array(offsets), messages, type=layout.field("messages").type),
+            pa.array([extra_json(extra) for extra in extras], pa.large_string()),
         ],
         schema=layout,
     )
@@ -84,11 +95,26 @@ class RowsWriter:
             use_dictionary=["source", "messages.list.element.role"],
         )
 
+        self._held: list[pa.RecordBatch] = []
+        self._bytes = 0
+
     def write(self, batch: "pa.RecordBatch") -> None:
-        self._writer.write_batch(batch)
+        self._held.append(batch)
+        self._bytes += batch.nbytes
+        if self._bytes >= GROUP_BYTES:
+            self._flush()
 
     def close(self) -> None:
+        self._flush()
         self._writer.close()
+
+    def _flush(self) -> None:
+        """A row group of what is held: many small ones would be slow to read."""
+        import pyarrow as pa  # noqa: PLC0415
+
+        if self._held:
+            self._writer.write_table(pa.Table.from_batches(self._held))
+        self._held, self._bytes = [], 0
 
 
 def is_normalised(path: Path) -> bool:
@@ -101,19 +127,60 @@ def is_normalised(path: Path) -> bool:
 
     try:
         found = pq.read_schema(path)
-    except pa.ArrowException:
+    except (pa.ArrowException, OSError, ValueError):  # a damaged one, which its reader will say
         return False
-    return (found.metadata or {}).get(KEY) == LAYOUT
+    if (found.metadata or {}).get(KEY) != LAYOUT:
+        return False
+    # The mark alone proves nothing: anybody can write it into a file.
+    return all(
+        field.name == "extra" if field.name not in found.names else _is_like(found.field(field.name), field)
+        for field in schema()
+    )
 
 
-def read_normalised(path: Path) -> Iterator[Row]:
-    """The rows of a file that has the layout, in order."""
+def _is_like(found: "pa.Field", wanted: "pa.Field") -> bool:
+    """Same type. Parquet has a name of its own for the items of a list, and older files dictionaries of
+    roles."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    if wanted.name != "messages":
+        return bool(found.type == wanted.type)
+    if not pa.types.is_list(found.type) or not pa.types.is_struct(found.type.value_type):
+        return False
+    inside, fields = list(found.type.value_type), list(wanted.type.value_type)
+    roles = (fields[0].type, pa.dictionary(pa.int8(), pa.string()))
+    return (
+        [field.name for field in inside] == [field.name for field in fields]
+        and inside[0].type in roles
+        and inside[1:] == fields[1:]
+    )
+
+
+def batches_of(file: "pq.ParquetFile", columns: Sequence[str]) -> Iterator["pa.RecordBatch"]:
+    """The file's rows, ROWS_A_BATCH at a time; columns that it lacks are left out.
+
+    Row group by row group: across them pyarrow cannot read the nested dictionaries of older files.
+    """
+    there = [name for name in columns if name in file.schema_arrow.names]
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(
+            batch_size=ROWS_A_BATCH, row_groups=[group], columns=there, use_threads=False
+        )
+
+
+def read_normalised(path: Path, *, extra: bool = False) -> Iterator[Row]:
+    """The rows of a file that has the layout, in order; on request with the fields beside the messages."""
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     file = pq.ParquetFile(path, memory_map=True)
-    for batch in file.iter_batches(batch_size=ROWS_A_BATCH, columns=["messages"], use_threads=False):
-        for messages in batch.column(0).to_pylist():
-            yield Row(messages=[_message(message) for message in messages])
+    for batch in batches_of(file, ["messages", "extra"] if extra else ["messages"]):
+        kept = extra and "extra" in batch.schema.names
+        texts = batch.column("extra").to_pylist() if kept else [None] * batch.num_rows
+        for messages, text in zip(batch.column("messages").to_pylist(), texts, strict=True):
+            row = Row(messages=[_message(message) for message in messages])
+            if text:
+                row["extra"] = extra_of(text) or {}
+            yield row
 
 
 def _message(found: dict[str, Any]) -> ChatMessage:

@@ -1,12 +1,15 @@
 """Personal data and secrets in texts: found, checked by their checksums and counted; the text is never kept.
 
-Precision and recall on generated people are printed by benchmarks/data.py.
+Precision and recall on generated people are printed by benchmarks/data.py. Names of persons are not looked
+for: what finds them without a table of all names is a language model of its own, and what a table finds is
+mostly something else.
 """
 
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
+from typing import NamedTuple
 
 import phonenumbers
 from stdnum import iban as iban_numbers
@@ -26,8 +29,10 @@ PREFILTER = (
 """RE2. What it does not match holds none of the kinds below."""
 
 EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[a-z0-9-]{1,63}\.)+[a-z]{2,24}\b", re.IGNORECASE)
-PHONE = re.compile(r"(?<![\w./-])(?:\+|00|\(?0)[\d][\d ()./-]{5,18}\d(?!\w)")
-LOCAL_PHONE = re.compile(r"(?<![\w./-])\(?[2-9]\d{2}\)?[ .-]\d{3}[ .-]\d{4}(?:x\d{1,5})?(?!\w)")
+PHONE = re.compile(r"(?<![\w./-])(?:\+|00|\(?0)[\d][\d ()./-]{5,18}\d(?:x\d{1,5})?(?!\w)")
+LOCAL_PHONE = re.compile(
+    r"(?<![\w./-])(?:\([2-9]\d{2}\)[ .-]?|[2-9]\d{2}[ .-])\d{3}[ .-]\d{4}(?:x\d{1,5})?(?!\w)"
+)
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
 CARD = re.compile(r"(?<![\w-])(?:\d[ -]?){12,18}\d(?![\w-])")
 SSN = re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")
@@ -36,6 +41,8 @@ DNI = re.compile(r"\b[XYZ\d]\d{7}-?[A-Z]\b")
 NIR = re.compile(r"(?<!\w)[12] ?\d{2} ?(?:0[1-9]|1[0-2]|[2-9]\d) ?\d[\dAB] ?\d{3} ?\d{3} ?\d{2}(?!\w)")
 TAX_ID = re.compile(r"(?<![\w-])\d{2} ?\d{3} ?\d{3} ?\d{3}(?![\w-])")
 PRIVATE_KEY = re.compile(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----")
+KEY_END = re.compile(r"-----END (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----")
+KEY_BODY = re.compile(r"(?:\\n|[A-Za-z0-9+/=\s])*")
 API_KEY = re.compile(
     r"(?<![A-Za-z0-9_-])(?:sk-(?:proj-|ant-[a-z0-9]+-)?[A-Za-z0-9_-]{20,}|sk_live_[A-Za-z0-9]{16,}"
     r"|A(?:KIA|SIA)[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{22,}|xox[abpr]-[A-Za-z0-9-]{10,}"
@@ -51,30 +58,68 @@ RANDOM_BITS = 3.0
 """Entropy a character from which the value of a `password=` looks like a secret rather than a word."""
 
 
+class Place(NamedTuple):
+    """Where something stands in a text."""
+
+    kind: str
+    start: int
+    end: int
+
+
 def personal_kinds(text: str) -> Counter[str]:
-    """How often each kind occurs in `text`. A number is counted as one kind only, the most telling one."""
-    found: Counter[str] = Counter()
+    """How often each kind occurs in `text`."""
+    return Counter(place.kind for place in personal_places(text))
+
+
+def personal_places(text: str) -> list[Place]:
+    """Where each kind stands, in no order. Nothing is counted as two kinds, but as the more telling one."""
+    taken = bytearray(len(text))
+    places: list[Place] = []
+
+    def take(kind: str, start: int, end: int) -> None:
+        if 1 not in taken[start:end]:
+            taken[start:end] = b"\1" * (end - start)
+            places.append(Place(kind, start, end))
+
     if "@" in text:
-        found["email"] = sum(1 for _ in EMAIL.finditer(text))
-    taken: list[tuple[int, int]] = []
+        for match in EMAIL.finditer(text):
+            take("email", *match.span())
+    for start, end in _private_keys(text):
+        take("private_key", start, end)
     for kind, pattern, holds in _NUMBERS:
         for match in pattern.finditer(text):
-            if not _overlaps(match.span(), taken) and holds(match.group()):
-                taken.append(match.span())
-                found[kind] += 1
+            if 1 not in taken[match.start() : match.end()] and holds(match.group()):
+                take(kind, *match.span())
     for kind, pattern in _SECRETS:
         for match in pattern.finditer(text):
-            if not _overlaps(match.span(), taken):
-                taken.append(match.span())
-                found[kind] += 1
+            take(kind, *match.span())
     for match in PASSWORD.finditer(text):
-        if not _overlaps(match.span(1), taken) and _is_random(match.group(1)):
-            found["password"] += 1
-    return +found
+        if _is_random(match.group(1)):
+            take("password", *match.span(1))
+    return places
 
 
-def _overlaps(span: tuple[int, int], taken: list[tuple[int, int]]) -> bool:
-    return any(span[0] < end and start < span[1] for start, end in taken)
+def mask(text: str, kinds: Container[str]) -> tuple[str, Counter[str]]:
+    """`text` with `[EMAIL]` and the like in place of what is of these kinds, and how often."""
+    places = [place for place in personal_places(text) if place.kind in kinds]
+    if not places:
+        return text, Counter()
+    pieces, at = [], 0
+    for place in sorted(places, key=lambda place: place.start):
+        pieces += [text[at : place.start], f"[{place.kind.upper()}]"]
+        at = place.end
+    return "".join([*pieces, text[at:]]), Counter(place.kind for place in places)
+
+
+def _private_keys(text: str) -> Iterator[tuple[int, int]]:
+    """From the line that begins a key to the one that ends it, or over what looks like its lines."""
+    at, ends = 0, True
+    while (match := PRIVATE_KEY.search(text, at)) is not None:
+        end = KEY_END.search(text, match.end()) if ends else None
+        ends = end is not None
+        body = KEY_BODY.match(text, match.end())
+        at = end.end() if end is not None else body.end() if body else match.end()
+        yield match.start(), at
 
 
 def _is_iban(text: str) -> bool:
@@ -113,8 +158,8 @@ def _valid(validate: Callable[[str], object], text: str) -> bool:
 
 
 def _is_random(text: str) -> bool:
-    """Letters and digits mixed, with little repetition."""
-    if text.isalpha() or text.isdigit():
+    """Letters and digits mixed, with little repetition; not what stands for a value, such as `${KEY}`."""
+    if text.isalpha() or text.isdigit() or text[0] in "[<{$":
         return False
     counts = Counter(text)
     bits = -sum(n / len(text) * math.log2(n / len(text)) for n in counts.values())
@@ -137,7 +182,6 @@ _NUMBERS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
     ("phone", LOCAL_PHONE, _is_american),
 )
 _SECRETS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("private_key", PRIVATE_KEY),
     ("api_key", API_KEY),
     ("access_token", TOKEN),
 )
@@ -146,5 +190,4 @@ _SECRETS: tuple[tuple[str, re.Pattern[str]], ...] = (
 def kinds() -> Iterator[str]:
     """Every kind there is."""
     yield from dict.fromkeys(["email", *(kind for kind, _, _ in _NUMBERS)])
-    yield from (kind for kind, _ in _SECRETS)
-    yield "password"
+    yield from ("private_key", *(kind for kind, _ in _SECRETS), "password")

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from workers.contract import Mapping, Problem
 from workers.data.batches import check_batch, first_rows
-from workers.data.chat import ChatMessage, Row, canonical
+from workers.data.chat import ChatMessage, Extra, Row, canonical
 from workers.data.normalised import is_normalised, read_normalised
 from workers.data.readers import Limits, Unreadable, open_source
 from workers.data.shapes import recognise
@@ -25,16 +26,37 @@ class BadRow(Exception):
         self.problems = problems
 
 
+class NumberedRow(NamedTuple):
+    """A row with its place in the file as it was uploaded."""
+
+    number: int
+    source: str
+    messages: list[ChatMessage]
+    extra: Extra | None = None
+
+
 def read_rows(
-    path: Path, max_row_bytes: int = MAX_ROW_BYTES, mapping: Mapping | None = None
+    path: Path, max_row_bytes: int = MAX_ROW_BYTES, mapping: Mapping | None = None, *, extra: bool = False
 ) -> Iterator[Row]:
     """Yield the rows of a file in order: one of the normalised layout, or any that the readers know.
 
-    Raises BadRow at the first bad one, or when the file cannot be read.
+    `extra`: with the fields beside the conversation, as a split by group needs them. Raises BadRow at the
+    first bad one, or when the file cannot be read.
     """
     if is_normalised(path):
-        yield from read_normalised(path)
+        yield from read_normalised(path, extra=extra)
         return
+    for found in read_numbered(path, max_row_bytes, mapping):
+        row = Row(messages=found.messages)
+        if extra and found.extra:
+            row["extra"] = found.extra
+        yield row
+
+
+def read_numbered(
+    path: Path, max_row_bytes: int = MAX_ROW_BYTES, mapping: Mapping | None = None
+) -> Iterator[NumberedRow]:
+    """The same with the rows' numbers and all they hold. Normalised rows keep the numbers of the original."""
     try:
         source = open_source(path, Limits(row_bytes=max_row_bytes))
         mapping = mapping or recognise(first_rows(source, max_row_bytes))
@@ -42,7 +64,7 @@ def read_rows(
             for checked in check_batch(batch, max_row_bytes, mapping):
                 if checked.row is None:
                     raise BadRow(checked.errors)
-                yield checked.row
+                yield NumberedRow(checked.number, checked.source, checked.row["messages"], checked.extra)
     except Unreadable as error:
         where = f"{error.source}: " if error.source else ""
         raise BadRow([Problem(row=0, field="", code=error.code, message=where + error.message)]) from None

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,11 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 from workers.contract import Problem, Reading, ValidateSpec, ValidationReport
+from workers.contract.data import storable
 from workers.data.batches import first_rows
 from workers.data.doctor import diagnose, merged_counts
-from workers.data.figures import DIGEST, DISTINCT_ANSWERS, PLACES, SAMPLES, Found, find
+from workers.data.elsewhere import RowIndex
+from workers.data.figures import DIGEST, DISTINCT_ANSWERS, MAX_FIELDS, PLACES, SAMPLES, Found, find
 from workers.data.near import NearDuplicates
 from workers.data.normalised import RowsWriter
+from workers.data.overlap import OverlapTally, Sides, index_of
 from workers.data.readers import Limits, Source, Unreadable, open_source
 from workers.data.readers.opening import open_lines
 from workers.data.shapes import recognise
@@ -40,12 +43,16 @@ class _Tally:
         self.numbers: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []
         self.near = NearDuplicates()
         self.writer = RowsWriter(rows_file) if rows_file else None
+        self.overlaps = [OverlapTally(other) for other in spec.others]
+        self.sides = Sides()
 
     def add(self, found: Found) -> None:
         total = self.total
         for name in ("rows", "valid", "turns", "characters", "with_reasoning", "leading_space", "control"):
             setattr(total, name, getattr(total, name) + getattr(found, name))
         total.long_answers += found.long_answers
+        total.json_answers += found.json_answers
+        total.other_answers = [*total.other_answers, *found.other_answers][:PLACES]
         total.residue += found.residue
         total.lengths += found.lengths
         total.scripts.update(found.scripts)
@@ -53,10 +60,14 @@ class _Tally:
         if len(total.answers) + len(found.answers) > DISTINCT_ANSWERS:
             total.long_answers += sum(n for answer, n in found.answers.items() if answer not in total.answers)
         merged_counts(total.answers, found.answers, DISTINCT_ANSWERS)
+        merged_counts(total.fields, found.fields, MAX_FIELDS)
         total.samples = [*total.samples, *found.samples][:SAMPLES]
         total.residue_places = [*total.residue_places, *found.residue_places][:PLACES]
         for kind, places in found.personal_places.items():
             total.personal_places[kind] = [*total.personal_places.get(kind, []), *places][:PLACES]
+        for overlap, shared in zip(self.overlaps, found.shared, strict=False):
+            overlap.add(shared)
+        self.sides.merge(found.sides)
         self._problems(found)
         self._good_rows(found)
 
@@ -76,7 +87,7 @@ class _Tally:
         for name, number in found.ignored.items():
             if name not in total.ignored and len(total.ignored) < MAX_IGNORED:
                 total.ignored[name] = number
-                message = "This field is not used. It is kept in the file and does not reach the model."
+                message = "This field does not reach the model. It is kept with the row where it can be."
                 self.warn(Problem(row=number, field=name[:100], code="ignored_field", message=message))
 
     def _good_rows(self, found: Found) -> None:
@@ -135,10 +146,19 @@ class _Tally:
     def report(self, reading: Reading | None, seconds: Callable[[], float]) -> ValidationReport:
         total = self.total
         repeats = self.repeats()
-        near, groups = self.near.groups() if self.spec.near_duplicates else (0, [])
-        checked = self.spec.near_duplicates and self.near.complete
+        roots = self.near.roots()
+        near, groups = self.near.groups(roots)
+        overlap, split = [each.result() for each in self.overlaps], self.spec.split
+        if split is not None and self.numbers:
+            overlap.append(self.sides.overlap(np.concatenate(self.numbers), roots))
         doctor = diagnose(
-            total, repeats=repeats, near=max(0, near - repeats), groups=groups, near_checked=checked
+            total,
+            repeats=repeats,
+            near=max(0, near - repeats),
+            groups=groups,
+            near_checked=self.spec.near_duplicates and self.near.complete,
+            overlap=overlap,
+            split=self.sides.counts(split) if split is not None else None,
         )
         return ValidationReport(
             rows=total.rows,
@@ -166,21 +186,31 @@ def validate(
     on_progress: Progress | None = None,
     rows_file: Path | None = None,
     processes: int = 0,
+    others: Sequence[Path] = (),
 ) -> ValidationReport:
     """Check every row of `path` in one pass. `on_progress` is told the rows read, about twice a second.
 
     The good rows are written to `rows_file` in the normalised layout; the file is there even when there are
     none. `processes`: how many share the work; 0 means as many as there are cores, for a large file.
+    `others`: the files that `spec.others` speaks of.
     Raises OSError when the file cannot be read; everything that is wrong inside it is in the report.
     """
     start = time.monotonic()
     tally = _Tally(spec, rows_file)
     reading: Reading | None = None
+    source: Source | None = None
     try:
         source = _open(path, spec)
         reading = _read_like(source, spec)
         processes = processes or (_cores() if path.stat().st_size >= LARGE_FILE else 1)
-        work = partial(find, spec=spec, mapping=reading.mapping, samples=SAMPLES, table=rows_file is not None)
+        work = partial(
+            find,
+            spec=spec,
+            mapping=reading.mapping,
+            samples=SAMPLES,
+            table=rows_file is not None,
+            others=_indexes(others, spec),
+        )
         _pass(spread(work, source.batches(), processes), tally, on_progress)
     except Unreadable as error:
         tally.error(Problem(row=0, field="", code=error.code, message=error.message, source=error.source))
@@ -188,7 +218,25 @@ def validate(
         if tally.writer is not None:
             tally.writer.close()
     tally.end_of_file(reading)
+    for code, message in source.notes.items() if source is not None else ():
+        tally.warn(Problem(row=0, field="", code=code, message=message))
     return tally.report(reading, lambda: time.monotonic() - start)
+
+
+def _indexes(others: Sequence[Path], spec: ValidateSpec) -> list[RowIndex]:
+    """Made before the helpers are forked, which share them."""
+    found: list[RowIndex] = []
+    for path, other in zip(others, spec.others, strict=True):
+        try:
+            found.append(index_of(path, other, _limits(spec), near=spec.near_duplicates))
+        except Unreadable as error:
+            where = f"The rows to compare with ({other.name}) cannot be read: {error.message}"
+            raise Unreadable(error.code, where, error.source) from None
+    return found
+
+
+def _limits(spec: ValidateSpec) -> Limits:
+    return Limits(row_bytes=spec.max_row_bytes, unpacked_bytes=spec.unpacked_bytes)
 
 
 def _pass(results: Iterator[Found], tally: _Tally, on_progress: Progress | None) -> None:
@@ -203,7 +251,7 @@ def _pass(results: Iterator[Found], tally: _Tally, on_progress: Progress | None)
 
 
 def _open(path: Path, spec: ValidateSpec) -> Source:
-    limits = Limits(row_bytes=spec.max_row_bytes, unpacked_bytes=spec.unpacked_bytes)
+    limits = _limits(spec)
     return open_source(path, limits) if spec.format == "auto" else open_lines(path, limits)
 
 
@@ -238,7 +286,7 @@ def _cell(value: object) -> str:
 
 
 def _storable(text: str) -> str:
-    return text[:PREVIEW_CHARACTERS].encode("utf-8", "replace").decode()
+    return storable(text[:PREVIEW_CHARACTERS])
 
 
 def failed_report(code: str, message: str, *, rows: int, seconds: float) -> ValidationReport:
@@ -263,8 +311,3 @@ def peak_rss_bytes() -> int:
     """
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-
-def report_json(report: ValidationReport) -> str:
-    """The report on one line."""
-    return json.dumps(report.model_dump(mode="json"), ensure_ascii=False)

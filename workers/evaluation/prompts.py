@@ -27,7 +27,8 @@ def read_prompts(path: Path, *, split: SplitSpec | None, max_rows: int, think: T
     Raises EvaluationError `bad_row` and `no_rows`, both the user's.
     """
     try:
-        rows = list(islice(_chosen(read_rows(path), split), max_rows))
+        by_group = split is not None and bool(split.group)
+        rows = list(islice(_chosen(read_rows(path, extra=by_group), split), max_rows))
     except BadRow as error:
         raise EvaluationError("bad_row", str(error), fault="user") from None
     if not rows:

@@ -25,15 +25,17 @@ from workers.contract import (
     Message,
     TrainProgress,
     TrainSpec,
-    ValidateSpec,
 )
+from workers.runtime import datajobs
 from workers.runtime.childjob import ChildJob, ChildResult
 from workers.runtime.events import ChildEvent, event_of_training
-from workers.runtime.outcome import JobCancelled, JobFailed, failure_of
+from workers.runtime.outcome import FULL, JobCancelled, JobFailed, failure_of
 
 CANCELLED = 3
 """Exit status of a child that was told to stop and did."""
 FAILED = 1
+NO_SPACE = 4
+"""Exit status of a child that could not even write down why it failed: the disk is full."""
 PR_SET_PDEATHSIG = 1
 
 Command = Literal["continue", "checkpoint", "cancel"]
@@ -49,14 +51,15 @@ def main() -> int:
     try:
         job = ChildJob.model_validate_json((folder / "job.json").read_bytes())
         result = work(job, _emitter(arguments.events_fd), control)
+        _write(folder / "result.json", ChildResult(result=result.model_dump(mode="json")))
     except JobCancelled:
         return CANCELLED
     except JobFailed as failed:
         return _leave_failure(folder, failed.failure)
     except Exception as error:
-        traceback.print_exc()  # to child.log, on this host
+        with contextlib.suppress(OSError):
+            traceback.print_exc()  # to child.log, on this host
         return _leave_failure(folder, failure_of(error))
-    _write(folder / "result.json", ChildResult(result=result.model_dump(mode="json")))
     return 0
 
 
@@ -108,8 +111,14 @@ class Control:
 
 def work(job: ChildJob, emit: Emit, control: Control) -> Message:
     """Do the job; returns what result.json holds."""
-    if job.kind == "validate":
-        return _validate(job, emit, control)
+    with_data = {
+        "validate": datajobs.run_validate,
+        "derive": datajobs.run_derive,
+        "compare": datajobs.run_compare,
+        "preview": datajobs.run_preview,
+    }
+    if job.kind in with_data:
+        return with_data[job.kind](job, emit, control.check)
     if job.kind == "train":
         return _train(job, emit, control)
     if job.kind == "count":
@@ -117,22 +126,8 @@ def work(job: ChildJob, emit: Emit, control: Control) -> Message:
     return _evaluate(job, emit, control)
 
 
-def _validate(job: ChildJob, emit: Emit, control: Control) -> Message:
-    from workers.data.limited import validate_in_child  # noqa: PLC0415 - each kind loads only what it needs
-
-    def on_progress(rows: int) -> None:
-        control.check()
-        emit(ChildEvent(phase="checking", message=f"{rows:,} rows read.", step=rows))
-
-    emit(ChildEvent(phase="checking", message="Reading the file."))
-    spec = ValidateSpec.model_validate(job.spec)
-    return validate_in_child(
-        Path(job.inputs["data"]), spec, on_progress, rows_file=Path(job.out) / "rows.parquet"
-    )
-
-
 def _train(job: ChildJob, emit: Emit, control: Control) -> Message:
-    from workers.training import train  # noqa: PLC0415
+    from workers.training import train  # noqa: PLC0415 - each kind loads only what it needs
     from workers.training.errors import Cancelled, TrainingError  # noqa: PLC0415
 
     def on_event(progress: TrainProgress) -> None:
@@ -215,8 +210,11 @@ def _emitter(descriptor: int) -> Emit:
 
 
 def _leave_failure(folder: Path, failure: JobFailure) -> int:
-    print(json.dumps({"fault": failure.fault, "code": failure.code}), file=sys.stderr)
-    _write(folder / "failure.json", failure)
+    try:
+        _write(folder / "failure.json", failure)
+        print(json.dumps({"fault": failure.fault, "code": failure.code}), file=sys.stderr)
+    except OSError as error:
+        return NO_SPACE if error.errno in FULL else FAILED
     return FAILED
 
 

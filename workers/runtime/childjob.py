@@ -24,4 +24,4 @@ class ChildResult(Message):
     """result.json"""
 
     result: dict[str, object]
-    """ValidationReport, TrainResult or EvaluationSummary as JSON."""
+    """What the kind ends with, such as ValidationReport or TrainResult, as JSON."""

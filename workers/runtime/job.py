@@ -11,22 +11,25 @@ from pydantic import ValidationError
 from workers.contract import (
     AdapterManifest,
     ClaimAnswer,
+    CompareSpec,
     CountSpec,
+    DeriveSpec,
     EvaluateSpec,
     FinishRequest,
     JobFailure,
     Message,
     OutputFile,
+    PreviewSpec,
     TrainSpec,
     ValidateSpec,
 )
 from workers.runtime.checkpoints import CheckpointKeeper, restore
-from workers.runtime.child import CANCELLED
+from workers.runtime.child import CANCELLED, NO_SPACE
 from workers.runtime.childjob import ChildJob, ChildResult
 from workers.runtime.client import WorkerClient
 from workers.runtime.events import Tracker
 from workers.runtime.folder import FolderBusy, JobFolder
-from workers.runtime.outcome import JobCancelled, JobFailed, JobLost, failure_of
+from workers.runtime.outcome import DISK_FULL, JobCancelled, JobFailed, JobLost, failure_of
 from workers.runtime.process import Child
 from workers.runtime.reporter import Reporter
 from workers.runtime.settings import WorkerSettings
@@ -40,7 +43,12 @@ SPECS: dict[str, type[Message]] = {
     "train": TrainSpec,
     "evaluate": EvaluateSpec,
     "count": CountSpec,
+    "derive": DeriveSpec,
+    "compare": CompareSpec,
+    "preview": PreviewSpec,
 }
+WITH_BASE = (TrainSpec, CountSpec, PreviewSpec)
+"""Jobs that need a base's files."""
 FOLDER_PATIENCE = 60.0
 """Seconds to wait for an older attempt of the same job on this host to be gone."""
 CANCEL_GRACE = 10.0
@@ -152,7 +160,7 @@ class Attempt:
             kind=claim.kind,
             spec=claim.spec,
             inputs={file.name: str(folder / f"input-{file.name}") for file in claim.inputs},
-            base=str(self._base_folder(spec.base)) if isinstance(spec, TrainSpec | CountSpec) else "",
+            base=str(self._base_folder(spec.base)) if isinstance(spec, WITH_BASE) else "",
             out=str(out),
             subject=claim.subject,
             resume=resume,
@@ -251,6 +259,8 @@ class Attempt:
         )
         if status == CANCELLED:
             raise JobCancelled
+        if status == NO_SPACE:
+            raise JobFailed(DISK_FULL.code, DISK_FULL.message)
         if status < 0:
             raise JobFailed(
                 "child_killed",
@@ -269,10 +279,10 @@ class Attempt:
             files = [_output(out / "adapter" / name) for name in names]
             return {"manifest_sha256": files[-1].sha256}, files
         result = ChildResult.model_validate_json((self.folder.path / "result.json").read_bytes()).result
-        if job.kind == "validate":
+        if job.kind in ("validate", "derive"):
             rows = out / "rows.parquet"  # there only when rows can be trained on
             files = [_output(rows)] if rows.is_file() else []
-            return {**result, "sha256": self.digests["data"]}, files
+            return ({**result, "sha256": self.digests["data"]} if job.kind == "validate" else result), files
         return result, [_output(out / "rows.jsonl")] if job.kind == "evaluate" else []
 
     def _upload(self, files: list[OutputFile], out: Path, reporter: Reporter) -> None:

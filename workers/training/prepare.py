@@ -44,12 +44,13 @@ def check_data(data: Path, eval_data: Path | None, spec: TrainSpec) -> str:
 
 def read_samples(data: Path, eval_data: Path | None, spec: TrainSpec, renderer: Renderer) -> Samples:
     """Render both sides. Raises TrainingError for bad rows, none to train on, or too many left out."""
-    rows = _rows(data)
+    rows = _rows(data, extra=bool(spec.heldout_group))
     heldout: list[Row] = []
     if eval_data is not None:
         heldout = _rows(eval_data)
     elif spec.heldout_share:
-        rows, heldout = split_rows(rows, SplitSpec(share=spec.heldout_share, seed=spec.seed))
+        split = SplitSpec(share=spec.heldout_share, seed=spec.seed, group=spec.heldout_group)
+        rows, heldout = split_rows(rows, split)
     if not rows:
         raise TrainingError(
             "nothing_trainable", "After the held-out split no row is left to train on. Lower heldout_share."
@@ -81,9 +82,9 @@ def _digest(path: Path) -> str:
         ) from None
 
 
-def _rows(path: Path) -> list[Row]:
+def _rows(path: Path, *, extra: bool = False) -> list[Row]:
     try:
-        rows = list(read_rows(path))
+        rows = list(read_rows(path, extra=extra))
     except BadRow as error:
         raise TrainingError(
             "bad_row", f"{path.name}: {error} `python -m workers validate` lists all such rows."

@@ -1,5 +1,7 @@
 """Writes of datasets: names, uploads, versions and what their checks found."""
 
+from collections.abc import Sequence
+
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import Max
@@ -17,12 +19,14 @@ from stillhouse.core.text import clean_name, storable_json
 from stillhouse.datasets.models import Dataset, DatasetReport, DatasetVersion, Upload
 from stillhouse.jobs.actions import queue_job
 from stillhouse.jobs.models import Kind
-from workers.contract import Mapping, OutputFile, ValidateSpec, ValidationReport
+from workers.contract import Mapping, OtherRows, OutputFile, ValidateSpec, ValidationReport
 
 QUEUE = "cpu"
 MIN_PART_BYTES = 8 * 1024**2
 MAX_PARTS = 10_000  # S3's limit
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".xlsx", ".parquet", ".zip", ".gz", ".zst")
+MOST_HELD_OUT = 20
+"""Versions that a check compares with."""
 HASHED_AT_ONCE = 64 * 1024**2
 """A larger file is hashed by its check, on a worker: a person does not wait for it."""
 
@@ -98,8 +102,12 @@ def arrived_parts(*, by: Membership, upload: Upload) -> list[int]:
     )
 
 
-def finish_upload(*, by: Membership, upload: Upload) -> DatasetVersion:
+def finish_upload(
+    *, by: Membership, upload: Upload, held_out: Sequence[DatasetVersion] = ()
+) -> DatasetVersion:
     """Put what arrived together and make it the dataset's next version, with its check queued.
+
+    The check also looks for rows that stand in one of `held_out`, versions that runs are evaluated on.
 
     The same call again, from another tab say, waits for the first and returns the same version. A large file
     gets its digest from the check. Raises UserError `upload_incomplete`, `empty_file`, `file_too_large`, or
@@ -115,10 +123,10 @@ def finish_upload(*, by: Membership, upload: Upload) -> DatasetVersion:
             raise NotFound("upload")
         _collect(upload)
         if upload.size > HASHED_AT_ONCE:
-            return _make_version(by, upload, Blob("", upload.size))
+            return _make_version(by, upload, Blob("", upload.size), held_out)
         try:
             # The staging object goes when the version is written: until then, a finish may be tried again.
-            return _make_version(by, upload, blobs.adopt(upload.staging_key))
+            return _make_version(by, upload, blobs.adopt(upload.staging_key), held_out)
         finally:
             _tidy(upload)
 
@@ -169,15 +177,22 @@ def place_original(version: DatasetVersion, sha256: str) -> None:
 
 
 def record_report(
-    *, version: DatasetVersion, report: ValidationReport, rows: OutputFile | None = None
+    *,
+    version: DatasetVersion,
+    report: ValidationReport,
+    rows: OutputFile | None = None,
+    beside: dict[str, object] | None = None,
 ) -> DatasetReport:
-    """Keep what the check of a version found and the good rows it wrote; the same check again replaces it."""
+    """Keep what the check of a version found and the good rows it wrote; the same check again replaces it.
+
+    `beside` is kept with the report.
+    """
     updates = {"rows_sha256": rows.sha256, "rows_size": rows.size} if rows else {}
     if not version.sha256 and report.sha256:
         updates["sha256"] = report.sha256
     if updates:
         DatasetVersion.objects.filter(pk=version.pk).update(**updates)
-    body = storable_json(report.model_dump(mode="json"))
+    body = storable_json({**report.model_dump(mode="json"), **(beside or {})})
     return DatasetReport.objects.update_or_create(
         version=version,
         defaults={
@@ -228,12 +243,16 @@ def _incomplete(upload: Upload, found: str) -> UserError:
     )
 
 
-def _make_version(by: Membership, upload: Upload, blob: Blob) -> DatasetVersion:
+def _make_version(
+    by: Membership, upload: Upload, blob: Blob, held_out: Sequence[DatasetVersion]
+) -> DatasetVersion:
     with transaction.atomic():
         dataset = Dataset.objects.select_for_update().get(pk=upload.dataset_id)
         same = dataset.versions.filter(sha256=blob.sha256).first() if blob.sha256 else None
         if same is None:
-            version = _write_version(by, dataset, upload=upload, filename=upload.filename, blob=blob)
+            version = _write_version(
+                by, dataset, upload=upload, filename=upload.filename, blob=blob, held_out=held_out
+            )
             Upload.objects.filter(pk=upload.pk).update(finished_at=timezone.now())
             return version
         upload.delete()
@@ -254,7 +273,13 @@ def _write_version(
     filename: str,
     blob: Blob,
     mapping: Mapping | None = None,
+    held_out: Sequence[DatasetVersion] = (),
 ) -> DatasetVersion:
+    others = [
+        OtherRows(name=str(other)[:200], sha256=other.trained_sha256)
+        for other in held_out
+        if other.dataset.workspace_id == by.workspace_id and other.trained_sha256
+    ]
     version = DatasetVersion(
         dataset=dataset,
         number=(dataset.versions.aggregate(last=Max("number"))["last"] or 0) + 1,
@@ -270,7 +295,7 @@ def _write_version(
         kind=Kind.VALIDATE,
         queue=QUEUE,
         subject=version.pk,
-        spec=ValidateSpec(mapping=mapping).model_dump(mode="json"),
+        spec=ValidateSpec(mapping=mapping, others=others[:MOST_HELD_OUT]).model_dump(mode="json"),
         by=by.user,
     )
     version.save(force_insert=True)

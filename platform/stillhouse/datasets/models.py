@@ -72,8 +72,12 @@ class DatasetVersion(models.Model):
     """The good rows, normalised by the check. Empty where the original is read as it is."""
     rows_size = models.PositiveBigIntegerField(default=0)
     upload = models.OneToOneField(Upload, models.PROTECT, null=True, related_name="version")
+    operations = models.JSONField(null=True)
+    """What made it out of its sources, one Operation after the other; None: it was uploaded."""
+    why = models.CharField(max_length=300, blank=True, default="", db_default="")
+    """What the person who made it wanted with it."""
     job = models.OneToOneField(Job, models.PROTECT, related_name="+")
-    """The `validate` job."""
+    """The `validate` job; for a version made from others, the `derive` job."""
     created_by = models.ForeignKey(User, models.PROTECT, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -96,8 +100,46 @@ class DatasetVersion(models.Model):
         return self.rows_size if self.rows_sha256 else self.size
 
 
+class VersionSource(models.Model):
+    """A version that another one was made from; at position 0 the one that was changed."""
+
+    version = models.ForeignKey(DatasetVersion, models.CASCADE, related_name="sources")
+    parent = models.ForeignKey(DatasetVersion, models.PROTECT, related_name="uses")
+    position = models.PositiveSmallIntegerField()
+
+    class Meta:
+        ordering: ClassVar = ["version", "position"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["version", "position"], name="version_source_position_unique")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.version} from {self.parent}"
+
+
+class Comparison(models.Model):
+    """What differs between two versions: a CompareResult, computed once."""
+
+    id = IdField("cmp")
+    before = models.ForeignKey(DatasetVersion, models.CASCADE, related_name="+")
+    after = models.ForeignKey(DatasetVersion, models.CASCADE, related_name="+")
+    job = models.OneToOneField(Job, models.PROTECT, related_name="+")
+    """The `compare` job."""
+    body = models.JSONField(null=True)
+    """None until the job has ended well."""
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["before", "after"], name="versions_compared_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.before} beside {self.after}"
+
+
 class DatasetReport(models.Model):
-    """What the check of a version found: a ValidationReport."""
+    """What the check of a version found: a ValidationReport; with `derivation` where it was derived."""
 
     version = models.OneToOneField(DatasetVersion, models.CASCADE, primary_key=True, related_name="report")
     rows = models.PositiveBigIntegerField()

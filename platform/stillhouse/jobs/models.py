@@ -28,6 +28,9 @@ class Kind(models.TextChoices):
     TRAIN = "train"
     EVALUATE = "evaluate"
     COUNT = "count"
+    DERIVE = "derive"
+    COMPARE = "compare"
+    PREVIEW = "preview"
 
 
 class Job(models.Model):

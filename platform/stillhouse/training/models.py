@@ -71,6 +71,32 @@ class TokenCount(models.Model):
         return TokenCounts.model_validate(self.body) if self.body else None
 
 
+class RowPreview(models.Model):
+    """Rows of a dataset version as a base sees them: a PreviewResult, computed once."""
+
+    id = IdField("rp")
+    version = models.ForeignKey(DatasetVersion, models.CASCADE, related_name="+")
+    base = models.ForeignKey(BaseModel, models.PROTECT, related_name="+")
+    template_sha256 = models.CharField(max_length=64)
+    think_policy = models.CharField(max_length=12)
+    max_length = models.PositiveIntegerField()
+    first_row = models.PositiveIntegerField()
+    """Number of the first row shown; 0: the first there is, with figures over all of them."""
+    job = models.OneToOneField(Job, models.PROTECT, related_name="+")
+    """The `preview` job."""
+    body = models.JSONField(null=True)
+    """None until the job has ended well."""
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["version", "base", "template_sha256", "think_policy", "max_length", "first_row"],
+                name="rows_previewed_once",
+            )
+        ]
+
+
 class RunMeasure(models.Model):
     """What a finished run was expected to take by the closed form alone, and what it took.
 

@@ -4,6 +4,8 @@ from django.db.models import QuerySet
 
 from stillhouse.accounts.models import Membership
 from stillhouse.core.errors import NotFound
+from stillhouse.datasets.models import DatasetVersion
+from stillhouse.datasets.queries import versions
 from stillhouse.training.models import TrainingRun
 
 
@@ -12,6 +14,12 @@ def runs(by: Membership) -> QuerySet[TrainingRun]:
     return TrainingRun.objects.filter(workspace=by.workspace).select_related(
         "job", "base", "data__dataset", "eval_data__dataset", "started_by"
     )
+
+
+def held_out_versions(by: Membership) -> QuerySet[DatasetVersion]:
+    """Versions that runs of the workspace were evaluated on, the newest first."""
+    evaluated = TrainingRun.objects.filter(workspace=by.workspace).exclude(eval_data=None)
+    return versions(by).filter(pk__in=evaluated.values("eval_data"))
 
 
 def get_run(by: Membership, run_id: str) -> TrainingRun:

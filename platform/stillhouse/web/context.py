@@ -36,7 +36,7 @@ NAVIGATION: tuple[tuple[str, tuple[NavLink, ...]], ...] = (
                 "Datasets",
                 "database",
                 "datasets",
-                ("datasets", "dataset_new", "dataset", "dataset_version"),
+                ("datasets", "dataset_new", "dataset", "dataset_version", "dataset_as_seen", "dataset_diff"),
                 True,
             ),
             NavLink("Runs", "activity", "runs", ("runs", "run_new", "run"), True),

@@ -1,14 +1,15 @@
 """What each kind of job reads: its specification as the worker gets it, and its input files."""
 
 from django.conf import settings
+from django.db.models import Q
 
 from stillhouse.accounts.grants import make_grant
 from stillhouse.core import blobs
-from stillhouse.datasets.models import DatasetVersion
+from stillhouse.datasets.models import Comparison, DatasetVersion, VersionSource
 from stillhouse.evaluations.models import Evaluation
 from stillhouse.jobs.models import Job, Kind
-from stillhouse.training.models import TokenCount, TrainingRun
-from workers.contract import EvaluateSpec, InputFile
+from stillhouse.training.models import RowPreview, TokenCount, TrainingRun
+from workers.contract import EvaluateSpec, InputFile, ValidateSpec
 
 GRANT_SECONDS = int(blobs.URL_LIFE.total_seconds())
 
@@ -32,10 +33,10 @@ def spec_for(job: Job) -> dict[str, object]:
 
 def inputs_for(job: Job) -> list[InputFile]:
     """The job's files behind presigned URLs; signing makes no call to the store."""
-    return [
-        _original(version) if job.kind == Kind.VALIDATE else _rows(name, version)
-        for name, version in _versions(job).items()
-    ]
+    if job.kind == Kind.VALIDATE:
+        version = DatasetVersion.objects.select_related("upload").get(pk=job.subject)
+        return [_original(version), *_others(job)]
+    return [_rows(name, version) for name, version in _versions(job).items()]
 
 
 def _original(version: DatasetVersion) -> InputFile:
@@ -47,6 +48,18 @@ def _original(version: DatasetVersion) -> InputFile:
     return InputFile(name="data", url=url, size=version.size, sha256=version.sha256 or None)
 
 
+def _others(job: Job) -> list[InputFile]:
+    """The held-out rows that a check compares with, in the order of its specification."""
+    wanted = [other.sha256 for other in ValidateSpec.model_validate(job.spec).others]
+    known = {
+        version.trained_sha256: version
+        for version in DatasetVersion.objects.filter(
+            Q(rows_sha256__in=wanted) | Q(sha256__in=wanted), dataset__workspace=job.workspace_id
+        )
+    }
+    return [_rows(f"other-{index}", known[digest]) for index, digest in enumerate(wanted)]
+
+
 def _rows(name: str, version: DatasetVersion) -> InputFile:
     """What runs and evaluations read: the good rows, normalised."""
     digest = version.trained_sha256
@@ -55,8 +68,14 @@ def _rows(name: str, version: DatasetVersion) -> InputFile:
 
 def _versions(job: Job) -> dict[str, DatasetVersion]:
     match job.kind:
-        case Kind.VALIDATE:
-            return {"data": DatasetVersion.objects.select_related("upload").get(pk=job.subject)}
+        case Kind.DERIVE:
+            sources = VersionSource.objects.filter(version_id=job.subject).select_related("parent")
+            return {f"source-{source.position}": source.parent for source in sources}
+        case Kind.COMPARE:
+            found = Comparison.objects.select_related("before", "after").get(pk=job.subject)
+            return {"before": found.before, "after": found.after}
+        case Kind.PREVIEW:
+            return {"data": RowPreview.objects.select_related("version").get(pk=job.subject).version}
         case Kind.COUNT:
             return {"data": TokenCount.objects.select_related("version").get(pk=job.subject).version}
         case Kind.TRAIN:

@@ -10,6 +10,8 @@ from stillhouse.adapters.actions import register_version
 from stillhouse.core import blobs
 from stillhouse.core.errors import UserError
 from stillhouse.datasets.actions import place_original, record_report
+from stillhouse.datasets.comparing import record_comparison
+from stillhouse.datasets.deriving import record_derived
 from stillhouse.datasets.models import DatasetVersion
 from stillhouse.evaluations.actions import queue_evaluation, record_result
 from stillhouse.evaluations.models import Evaluation
@@ -17,13 +19,17 @@ from stillhouse.jobs.models import Job, Kind
 from stillhouse.serving.actions import place_version
 from stillhouse.training.measuring import record_counts, record_measure
 from stillhouse.training.models import TrainingRun
+from stillhouse.training.previews import record_preview
 from stillhouse.worker_api.messages import check, parse
 from workers.contract import (
     AdapterManifest,
+    CompareResult,
+    DeriveResult,
     EvaluationRow,
     EvaluationSummary,
     FinishRequest,
     OutputFile,
+    PreviewResult,
     TokenCounts,
     ValidationReport,
 )
@@ -40,10 +46,15 @@ OUTPUTS: Mapping[str, Mapping[str, int]] = {
     },
     Kind.EVALUATE: {ROWS: 256 * MIB},
     Kind.COUNT: {},
+    Kind.DERIVE: {GOOD_ROWS: 5 * 1024 * MIB},
+    Kind.COMPARE: {},
+    Kind.PREVIEW: {},
 }
 """The files each kind may upload, all of them needed but the OPTIONAL ones, and the most bytes of each."""
 
 Apply = Callable[[Job], None]
+Kept = Mapping[str, OutputFile]
+"""The files of a success at their content addresses, by name."""
 
 
 def staging_key(job: Job, name: str) -> str:
@@ -73,18 +84,10 @@ def prepare(job: Job, request: FinishRequest) -> Apply:
     if missing := OUTPUTS[job.kind].keys() - OPTIONAL - {file.name for file in request.files}:
         raise UserError("file_missing", f"{', '.join(sorted(missing))} was not uploaded.", place="files")
     kept = {file.name: _keep(job, file) for file in request.files}
-    match job.kind:
-        case Kind.VALIDATE:
-            return _validated(job, request, kept.get(GOOD_ROWS))
-        case Kind.TRAIN:
-            return _trained(job, request, kept)
-        case Kind.COUNT:
-            return _counted(job, request)
-        case _:
-            return _evaluated(job, request, kept[ROWS])
+    return OUTCOMES[job.kind](job, request, kept)
 
 
-def _validated(job: Job, request: FinishRequest, rows: OutputFile | None) -> Apply:
+def _validated(job: Job, request: FinishRequest, kept: Kept) -> Apply:
     report = check(ValidationReport, request.result)
     version = DatasetVersion.objects.select_related("upload").get(pk=job.subject)
     if not version.sha256:
@@ -95,12 +98,12 @@ def _validated(job: Job, request: FinishRequest, rows: OutputFile | None) -> App
         place_original(version, report.sha256)
 
     def apply(_: Job) -> None:
-        record_report(version=version, report=report, rows=rows)
+        record_report(version=version, report=report, rows=kept.get(GOOD_ROWS))
 
     return apply
 
 
-def _trained(job: Job, request: FinishRequest, kept: Mapping[str, OutputFile]) -> Apply:
+def _trained(job: Job, request: FinishRequest, kept: Kept) -> Apply:
     digest = kept[MANIFEST].sha256
     if (request.result or {}).get("manifest_sha256") != digest:
         raise UserError(
@@ -118,7 +121,7 @@ def _trained(job: Job, request: FinishRequest, kept: Mapping[str, OutputFile]) -
     return apply
 
 
-def _counted(job: Job, request: FinishRequest) -> Apply:
+def _counted(job: Job, request: FinishRequest, _: Kept) -> Apply:
     counts = check(TokenCounts, request.result)
 
     def apply(_: Job) -> None:
@@ -127,7 +130,30 @@ def _counted(job: Job, request: FinishRequest) -> Apply:
     return apply
 
 
-def _evaluated(job: Job, request: FinishRequest, rows_file: OutputFile) -> Apply:
+def _derived(job: Job, request: FinishRequest, kept: Kept) -> Apply:
+    result, rows = check(DeriveResult, request.result), kept.get(GOOD_ROWS)
+    if rows is None:
+        raise UserError("file_missing", f"{GOOD_ROWS} was not uploaded.", place="files")
+    version = DatasetVersion.objects.get(pk=job.subject)
+
+    def apply(_: Job) -> None:
+        record_derived(version=version, result=result, rows=rows)
+
+    return apply
+
+
+def _compared(job: Job, request: FinishRequest, _: Kept) -> Apply:
+    result = check(CompareResult, request.result)
+    return lambda _: record_comparison(comparison_id=job.subject, result=result)
+
+
+def _rendered(job: Job, request: FinishRequest, _: Kept) -> Apply:
+    result = check(PreviewResult, request.result)
+    return lambda _: record_preview(preview_id=job.subject, result=result)
+
+
+def _evaluated(job: Job, request: FinishRequest, kept: Kept) -> Apply:
+    rows_file = kept[ROWS]
     summary = check(EvaluationSummary, request.result)
     rows = [parse(EvaluationRow, line) for line in _lines(rows_file.sha256)]
     if [row.index for row in rows] != list(range(len(rows))):
@@ -138,6 +164,17 @@ def _evaluated(job: Job, request: FinishRequest, rows_file: OutputFile) -> Apply
         record_result(evaluation=evaluation, summary=summary, rows=rows, rows_sha256=rows_file.sha256)
 
     return apply
+
+
+OUTCOMES: Mapping[str, Callable[[Job, FinishRequest, Kept], Apply]] = {
+    Kind.VALIDATE: _validated,
+    Kind.DERIVE: _derived,
+    Kind.COMPARE: _compared,
+    Kind.PREVIEW: _rendered,
+    Kind.COUNT: _counted,
+    Kind.TRAIN: _trained,
+    Kind.EVALUATE: _evaluated,
+}
 
 
 def _keep(job: Job, file: OutputFile) -> OutputFile:

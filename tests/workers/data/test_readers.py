@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from workers.contract import Mapping, ValidateSpec, ValidationReport
 from workers.data import BadRow, read_rows, validate
 from workers.data.checks import check_line
-from workers.data.fast import fast_row
+from workers.data.fast import fast_row, key_ends
 from workers.data.limited import validate_in_child
 from workers.data.lines import Line, read_blocks
 
@@ -56,6 +56,17 @@ def parquet_of(rows: list[dict[str, Any]]) -> bytes:
     return out.getvalue()
 
 
+def titled(body: bytes) -> bytes:
+    """A workbook with two rows above its table, and another sheet."""
+    book = openpyxl.load_workbook(io.BytesIO(body))
+    book.active.insert_rows(1, 2)
+    book.active["A1"] = "All questions of 2024"
+    book.create_sheet("Other")["A1"] = "x"
+    out = io.BytesIO()
+    book.save(out)
+    return out.getvalue()
+
+
 def zip_of(files: dict[str, bytes]) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -79,6 +90,22 @@ CLEAN: dict[str, tuple[str, Callable[[], bytes]]] = {
     "JSON Lines, UTF-16": ("JSON Lines", lambda: JSONL.decode().encode("utf-16")),
     "JSON Lines, UTF-16 without a mark": ("JSON Lines", lambda: JSONL.decode().encode("utf-16-be")),
     "JSON list": ("JSON list", lambda: json.dumps(CHATS, indent=1).encode()),
+    "JSON list in an object": ("JSON list", lambda: json.dumps({"n": [1], "data": CHATS, "x": {}}).encode()),
+    "JSON list in an object of many lines": (
+        "JSON list",
+        lambda: json.dumps({"é": 2, "rows": CHATS}, indent=2, ensure_ascii=False).encode("utf-8-sig"),
+    ),
+    "JSON objects of many lines": (
+        "JSON objects",
+        lambda: "\n".join(json.dumps(row, indent=2) for row in CHATS).encode("utf-16"),
+    ),
+    "JSON objects with commas": (
+        "JSON objects",
+        lambda: ",\n".join(json.dumps(row, indent=1) for row in CHATS).encode(),
+    ),
+    "JSON Lines of an old Mac": ("JSON Lines", lambda: JSONL.replace(b"\n", b"\r")),
+    "CSV under a title": ("CSV", lambda: b"All questions of 2024\n\n" + csv_of(TABLE).encode()),
+    "Excel under a title": ("Excel workbook", lambda: titled(xlsx_of(TABLE))),
     "CSV": ("CSV", lambda: csv_of(TABLE).encode()),
     "CSV with semicolons": ("CSV", lambda: csv_of(TABLE, ";").encode("utf-8-sig")),
     "CSV, Windows": ("CSV", lambda: csv_of(TABLE).encode("cp1252")),
@@ -89,6 +116,12 @@ CLEAN: dict[str, tuple[str, Callable[[], bytes]]] = {
     "gzip": ("JSON Lines in gzip", lambda: gzip.compress(JSONL)),
     "Zstandard": ("JSON Lines in Zstandard", lambda: pa.compress(JSONL, "zstd", asbytes=True)),
     "ZIP of JSON Lines": ("ZIP of 1 file", lambda: zip_of({"folder/rows.jsonl": JSONL, "__MACOSX/x": b"x"})),
+    "ZIP with a picture": (
+        "ZIP of 1 file",
+        lambda: zip_of(
+            {"rows.csv": csv_of(TABLE).encode(), "a.png": b"\x89PNG" + bytes(99), "README": b"Hi."}
+        ),
+    ),
     "ZIP of Excel": ("ZIP of 1 file", lambda: zip_of({"rows.xlsx": xlsx_of(TABLE)})),
     "ZIP of Parquet": ("ZIP of 1 file", lambda: zip_of({"rows.parquet": parquet_of(TABLE)})),
 }
@@ -206,6 +239,16 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "text after the list": ("after_the_list", lambda: json.dumps(CHATS).encode() + b" []"),
     "cut Parquet": ("damaged_parquet", lambda: parquet_of(TABLE)[:-9]),
     "a PDF": ("unknown_format", lambda: b"%PDF-1.7\n" + bytes(range(256)) * 10),
+    "prose": ("plain_text", lambda: b"Once upon a time.\nThere was no data.\n" * 9),
+    "one column": ("plain_text", lambda: b"text\nhello\nworld\n"),
+    "UTF-16 cut in a letter": ("wrong_encoding", lambda: JSONL.decode().encode("utf-16") + b"\x41"),
+    "thousands of files": ("too_many_files", lambda: zip_of({f"{n}.csv": b"" for n in range(1001)})),
+    "a name from the root": ("unsafe_name", lambda: zip_of({"/etc/rows.jsonl": JSONL})),
+    "thousands of Parquet columns": (
+        "too_many_columns",
+        lambda: parquet_of([{f"c{n}": 1 for n in range(1500)}]),
+    ),
+    "objects that never end": ("cut_off", lambda: b'{\n "messages": [\n' * 200),
     "a program": ("unknown_format", lambda: b"\x7fELF" + bytes(1000)),
     "100,000 columns": (
         "too_many_columns",
@@ -259,6 +302,29 @@ def test_a_bad_row_of_any_file_is_an_error_of_that_row(tmp_path: Path, code: str
     assert code in check(tmp_path, line).error_counts
 
 
+@pytest.mark.parametrize(
+    ("code", "make", "said"),
+    [
+        (
+            "skipped_files",
+            lambda: zip_of({"rows.jsonl": JSONL, "READ\u202eME": b"Hi."}),
+            "such as READ\ufffdME",
+        ),
+        ("skipped_sheets", lambda: titled(xlsx_of(TABLE)), "Only the sheet 'Sheet' is read"),
+    ],
+)
+def test_what_is_not_read_is_said(tmp_path: Path, code: str, make: Callable[[], bytes], said: str) -> None:
+    report = check(tmp_path, make())
+    (warning,) = report.warnings
+    assert (report.valid, warning.row, warning.code) == (2, 0, code) and said in warning.message
+
+
+def test_a_row_alone_in_its_file_is_no_list_of_rows(tmp_path: Path) -> None:
+    body = json.dumps({**CHATS[0], "items": [{"prompt": "a", "completion": "b"}]})
+    (row,) = read_rows(write(tmp_path, body.encode()))
+    assert row == CHATS[0]
+
+
 def test_names_in_archives_are_shown_without_tricks(tmp_path: Path) -> None:
     (problem, *_) = check(tmp_path, zip_of({"a\u202egnp.jsonl": b"{}\n"})).errors
     assert problem.source == "a\ufffdgnp.jsonl"
@@ -296,7 +362,7 @@ ROWS = st.fixed_dictionaries(
         "prompt": TEXTS,
         "completion": TEXTS,
         "id": TEXTS,
-        "x": st.just({"a": 1}),
+        "x": st.just({"a": 1}) | st.just([{"b": [{"b": 1}]}, 1e10]),
     },
 )
 
@@ -309,11 +375,14 @@ def test_the_fast_way_says_what_the_exact_way_says(
     text = json.dumps(row, separators=separators, ensure_ascii=ascii_only)
     if twice and text != "{}":
         text = text[:-1] + "," + text[1:]
-    found = fast_row(text.encode())
+    (ends,), (doubtful,) = key_ends(text.encode())
+    if "\\u0000" in text:
+        return
+    found = fast_row(text.encode(), ends, doubtful)
     if found is None:
         return
     exact = check_line(Line(1, text.encode(), len(text)), 1000)
-    assert (found[0], found[1]) == (exact.row and exact.row["messages"], exact.ignored)
+    assert found == (exact.row and exact.row["messages"], exact.extra or {})
     assert exact.errors == exact.warnings == []
 
 
@@ -325,6 +394,8 @@ def test_damaged_files_never_raise(tmp_path: Path, data: st.DataObject) -> None:
         JSONL,
         csv_of(TABLE).encode(),
         json.dumps(CHATS).encode(),
+        json.dumps(CHATS[0], indent=1).encode() * 2,
+        json.dumps({"data": CHATS}).encode(),
         gzip.compress(JSONL),
         zip_of({"a.csv": JSONL}),
     ]

@@ -158,7 +158,7 @@ def test_what_is_counted(tmp_path: Path) -> None:
 
 
 def test_problems_are_listed_up_to_a_limit_and_counted_beyond(tmp_path: Path) -> None:
-    report = check(tmp_path, *[b"x"] * 50, max_problems=10)
+    report = check(tmp_path, *[b"{x"] * 50, max_problems=10)
     assert [problem.code for problem in report.errors] == ["not_json"] * 10 + ["nothing_trainable"]
     assert report.error_count == 51
     assert report.error_counts == {"not_json": 50, "nothing_trainable": 1}

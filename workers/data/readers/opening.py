@@ -9,16 +9,30 @@ from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, cast
 
 from workers.data.lines import read_blocks
+from workers.data.normalised import is_normalised
+from workers.data.readers.normals import read_normals
 from workers.data.readers.parquets import read_parquet
 from workers.data.readers.sniffing import HEAD, Text, sniff
-from workers.data.readers.source import MAX_FILES, Batch, Limits, RawRow, Source, Unreadable, in_batches
-from workers.data.readers.streams import GZIP, ZSTD, Bounded, Recoded, buffered, unpack
-from workers.data.readers.texts import read_json_list, read_table
+from workers.data.readers.source import (
+    MAX_FILES,
+    Batch,
+    Limits,
+    Notes,
+    RawRow,
+    Source,
+    Unreadable,
+    in_batches,
+)
+from workers.data.readers.streams import GZIP, ZSTD, Bounded, LineFeeds, Recoded, buffered, unpack
+from workers.data.readers.texts import read_json_list, read_json_objects, read_table
 from workers.data.readers.workbooks import read_workbook
 
 ZIP, PARQUET, OLD_OFFICE = b"PK\x03\x04", b"PAR1", b"\xd0\xcf\x11\xe0"
+ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".xlsx", ".parquet")
+"""Of files in an archive. Where none ends like this, all are read; what a file is, its bytes say."""
 SPOOL_BYTES = 2 * 1024**3
 """The largest workbook or Parquet file inside an archive: these need seeking, so a copy is read."""
+NORMALISED = "normalised rows"
 SHOWN_NAME = 120
 DAMAGED = (
     zipfile.BadZipFile,
@@ -40,6 +54,8 @@ def open_source(path: Path, limits: Limits) -> Source:
     with path.open("rb") as file:
         head = file.read(HEAD)
     if head.startswith(PARQUET):
+        if is_normalised(path):
+            return Source(NORMALISED, lambda: in_batches(read_normals(path)))
         return Source("Parquet", lambda: in_batches(read_parquet(path)))
     if head.startswith((ZIP, b"PK\x05\x06")):
         return _zipped(path, limits)
@@ -70,7 +86,19 @@ def _text_source(opened: Open, head: bytes, limits: Limits, name: str = "") -> S
     text = sniff(head)
     if text is None:
         raise _unknown(head, name)
-    labels = {"jsonl": "JSON Lines", "json": "JSON list", "table": "TSV" if text.delimiter == "\t" else "CSV"}
+    if text.kind == "prose":
+        raise Unreadable(
+            "plain_text",
+            "This is text without columns. Put one example in each row, a question and its answer, "
+            "as JSON Lines, CSV or Excel.",
+            name,
+        )
+    labels = {
+        "jsonl": "JSON Lines",
+        "json": "JSON list",
+        "objects": "JSON objects",
+        "table": "TSV" if text.delimiter == "\t" else "CSV",
+    }
     encoding = {"utf-8": "UTF-8", "utf-8-sig": "UTF-8 with a byte order mark"}.get(
         text.encoding, text.encoding
     )
@@ -83,10 +111,14 @@ def _batches(file: BinaryIO, text: Text, limits: Limits, name: str) -> Iterator[
         stream = file
         if text.encoding not in ("utf-8", "utf-8-sig"):
             stream = buffered(Recoded(file, text.encoding))
+        if text.line_ends == "\r":
+            stream = buffered(LineFeeds(stream))
         if text.kind == "jsonl":
             yield from read_blocks(stream, limits.row_bytes, name)
         elif text.kind == "json":
-            yield from in_batches(read_json_list(stream, limits, name))
+            yield from in_batches(read_json_list(stream, limits, name, skip=text.skip))
+        elif text.kind == "objects":
+            yield from in_batches(read_json_objects(stream, limits, name))
         else:
             yield from in_batches(read_table(stream, text.delimiter, limits, name))
 
@@ -106,20 +138,27 @@ def _zipped(path: Path, limits: Limits) -> Source:
         raise Unreadable(
             "too_many_files", f"The archive holds {len(infos):,} files; at most {MAX_FILES:,} are read."
         )
+    notes: Notes = {}
     if "[Content_Types].xml" in names and any(name.startswith("xl/") for name in names):
-        return Source("Excel workbook", lambda: in_batches(_workbook(path, limits)))
-    members = [info for info in infos if _is_data(info)]
+        return Source("Excel workbook", lambda: in_batches(_workbook(path, limits, notes)), notes=notes)
+    files = [info for info in infos if _is_data(info)]
+    members = [info for info in files if info.filename.lower().endswith(ENDINGS)] or files
+    if other := next((info for info in files if info not in members), None):
+        notes["skipped_files"] = (
+            f"{len(files) - len(members):,} files of the archive are not read, such as "
+            f"{_shown(other.filename)}: their names do not end like data."
+        )
     if not members:
         raise Unreadable(
             "empty_archive", "The archive holds no data file. Put JSON Lines, CSV, Excel or Parquet in."
         )
     label = f"ZIP of {len(members)} file{'s' if len(members) > 1 else ''}"
-    return Source(label, lambda: _members(path, members, limits))
+    return Source(label, lambda: _members(path, members, limits, notes), notes=notes)
 
 
-def _workbook(path: Path, limits: Limits) -> Iterator[RawRow]:
+def _workbook(path: Path, limits: Limits, notes: Notes) -> Iterator[RawRow]:
     with path.open("rb") as file:  # given a path, openpyxl would believe its ending
-        yield from read_workbook(file, limits)
+        yield from read_workbook(file, limits, notes=notes)
 
 
 def _is_data(info: zipfile.ZipInfo) -> bool:
@@ -128,7 +167,7 @@ def _is_data(info: zipfile.ZipInfo) -> bool:
     return not info.is_dir() and "__MACOSX" not in parts and bool(parts) and not parts[-1].startswith(".")
 
 
-def _members(path: Path, members: list[zipfile.ZipInfo], limits: Limits) -> Iterator[Batch]:
+def _members(path: Path, members: list[zipfile.ZipInfo], limits: Limits, notes: Notes) -> Iterator[Batch]:
     """The rows of one member after the other; names are shown to people and never used as paths."""
     with zipfile.ZipFile(path) as archive:
         for info in members:
@@ -141,10 +180,12 @@ def _members(path: Path, members: list[zipfile.ZipInfo], limits: Limits) -> Iter
                 raise Unreadable(
                     "encrypted", "This file in the archive has a password. Pack it without.", name
                 )
-            yield from _member(archive, info, name, limits)
+            yield from _member(archive, info, name, limits, notes)
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, limits: Limits) -> Iterator[Batch]:
+def _member(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, limits: Limits, notes: Notes
+) -> Iterator[Batch]:
     def opened() -> BinaryIO:
         try:
             inner = archive.open(info)
@@ -161,7 +202,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, limits: 
             yield from in_batches(read_parquet(copy, name))
     elif head.startswith(ZIP) and b"[Content_Types].xml" in head:
         with _spooled(opened(), name) as copy:
-            yield from in_batches(read_workbook(copy, limits, name))
+            yield from in_batches(read_workbook(copy, limits, name, notes=notes))
     elif head.startswith((ZIP, GZIP, ZSTD)):
         raise _nested(name)
     elif head.strip():

@@ -3,6 +3,8 @@
 import datetime
 import decimal
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,11 +17,9 @@ MAX_DEPTH = 16
 
 def read_parquet(file: Path | IO[bytes], source: str = "") -> Iterator[RawRow]:
     """The rows, numbered from 1, as plain Python values."""
-    import pyarrow as pa  # noqa: PLC0415 - it takes a while to load, and few files need it
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415 - it takes a while to load, and few files need it
 
-    number = 0
-    try:
+    with reading_errors(source) as at:
         opened = pq.ParquetFile(
             file,
             memory_map=False,
@@ -29,14 +29,30 @@ def read_parquet(file: Path | IO[bytes], source: str = "") -> Iterator[RawRow]:
         _check_columns(len(opened.schema_arrow.names), opened.metadata.num_columns, source)
         for batch in opened.iter_batches(batch_size=ROWS, use_threads=False):
             for row in batch.to_pylist():
-                number += 1
-                yield RawRow(number, {name: _plain(value) for name, value in row.items()}, source)
+                at.row += 1
+                yield RawRow(at.row, {name: _plain(value) for name, value in row.items()}, source)
+
+
+@dataclass
+class _At:
+    row: int = 0
+    """The last row that could be read."""
+
+
+@contextmanager
+def reading_errors(source: str = "") -> Iterator[_At]:
+    """What pyarrow raises over a damaged file, as Unreadable; the block says how far it got."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    at = _At()
+    try:
+        yield at
     except MemoryError:
         raise
     except (pa.ArrowException, OSError, ValueError, OverflowError, TypeError, KeyError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        after = f" after row {number:,}" if number else ""
+        after = f" after row {at.row:,}" if at.row else ""
         raise Unreadable(
             "damaged_parquet", f"The Parquet file cannot be read{after}. Write it again.", source
         ) from None

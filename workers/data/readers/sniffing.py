@@ -4,7 +4,9 @@ import codecs
 import csv
 import io
 import re
+from collections import Counter
 from dataclasses import dataclass
+from typing import Literal
 
 from charset_normalizer import from_bytes
 
@@ -29,6 +31,12 @@ LEGACY = (
     "gb18030",
     "big5",
 )
+_OBJECT = re.compile(r"^\s*[{\[]", re.MULTILINE)
+_LIST_INSIDE = re.compile(
+    r'"(?:data|rows|examples?|items|records|train|samples|dataset|instances|entries)"\s*:\s*(\[)\s*[{\]]'
+)
+"""Names under which other tools keep their rows."""
+_ROW_FIELD = re.compile(r'"(?:messages|conversations?|prompt|question|instruction|input)"\s*:')
 FEW = 4
 """Lines from which a majority says something."""
 ENOUGH_LINES = 2
@@ -39,11 +47,14 @@ ENOUGH_LINES = 2
 class Text:
     """What a text file looks like."""
 
-    kind: str
-    """`jsonl`, `json` or `table`."""
+    kind: Literal["jsonl", "json", "objects", "table", "prose"]
+    """JSON Lines; one JSON list; JSON objects over several lines each; a table; none of these."""
     encoding: str
     """A Python codec, or `utf-8`."""
     delimiter: str = ","
+    skip: int = 0
+    """Bytes in UTF-8 before the list, where it stands inside of an object."""
+    line_ends: Literal["\n", "\r"] = "\n"
 
 
 def sniff(head: bytes) -> Text | None:
@@ -54,11 +65,12 @@ def sniff(head: bytes) -> Text | None:
     text = _text(head, encoding or "utf-8")
     first = text.lstrip("\ufeff \t\r\n")[:1]
     if first in "{[" and first:
-        return Text(_json_kind(text), encoding or _encoding_of_lines(head))
+        return _json(text, encoding or _encoding_of_lines(head), len(codecs.BOM_UTF8))
     encoding = encoding or _encoding(head)
     text = _text(head, encoding)
-    delimiter = _delimiter(text)
-    return Text("table", encoding, delimiter) if delimiter else Text("jsonl", encoding)
+    if delimiter := _delimiter(text):
+        return Text("table", encoding, delimiter)
+    return Text("prose" if text.strip() and not _OBJECT.search(text) else "jsonl", encoding)
 
 
 def _unicode(head: bytes) -> str | None:
@@ -85,14 +97,26 @@ def _text(head: bytes, encoding: str) -> str:
     return codecs.getincrementaldecoder(encoding)("replace").decode(head)
 
 
-def _json_kind(text: str) -> str:
-    """Lines of JSON, or one list. `[` alone begins a list; a line of its own that is whole does not."""
+def _json(text: str, encoding: str, mark: int) -> Text:
+    """Lines of JSON, one list, a list inside of an object, or objects over several lines.
+
+    `mark`: bytes of the byte order mark that UTF-8 may begin with.
+    """
     stripped = text.lstrip("\ufeff \t\r\n")
-    if stripped.startswith("{"):
-        return "jsonl"
     line, end, rest = stripped.partition("\n")
-    whole = line.rstrip().endswith("]") and rest.lstrip()[:1] in ("[", "{")
-    return "jsonl" if end and whole else "json"
+    if stripped.startswith("["):
+        # `[` alone begins a list; a line of its own that is whole does not.
+        whole = end and line.rstrip().endswith("]") and rest.lstrip()[:1] in ("[", "{")
+        return Text("jsonl" if whole else "json", encoding)
+    alone = not rest.strip()
+    several = not line.rstrip().endswith("}") and rest.strip() and not rest.lstrip("\r\n").startswith("{")
+    found = _LIST_INSIDE.search(stripped) if alone or several else None
+    if found is not None and not _ROW_FIELD.search(stripped, 0, found.start()):
+        skip = len(text[: len(text) - len(stripped) + found.start(1)].encode("utf-8", "replace"))
+        return Text("json", encoding, skip=skip + (mark if encoding == "utf-8-sig" else 0))
+    if not end and "\r" in stripped:
+        return Text("jsonl", encoding, line_ends="\r")
+    return Text("objects" if several else "jsonl", encoding)
 
 
 def _encoding_of_lines(head: bytes) -> str:
@@ -139,10 +163,15 @@ def _delimiter(text: str) -> str:
 
 def _score(sample: str, delimiter: str) -> float:
     try:
-        counts = [len(row) for row in csv.reader(io.StringIO(sample), delimiter=delimiter) if row][:200]
+        counts = [
+            len(row) for row in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter) if row
+        ][:200]
     except csv.Error:
         return 0.0
-    if not counts or counts[0] < 2:
+    if not counts:
         return 0.0
-    same = sum(count == counts[0] for count in counts) / len(counts)
-    return same + min(counts[0], 20) / 1000 if same >= (0.6 if len(counts) > FEW else 0.5) else 0.0
+    columns, lines = Counter(counts).most_common(1)[0]
+    if columns < 2:
+        return 0.0
+    same = lines / len(counts)
+    return same + min(columns, 20) / 1000 if same >= (0.6 if len(counts) > FEW else 0.5) else 0.0

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from workers.data.chat import Extra
 from workers.data.lines import LineBlock
 
 BATCH_ROWS = 512
@@ -43,9 +44,12 @@ class RawRow:
     code: str = ""
     message: str = ""
     """Why there is no value; or, with a value, a doubt about the row."""
+    extra: Extra | None = None
+    """Of a row that was normalised once: `value` holds its messages alone, and this all other fields."""
 
 
 Batch = LineBlock | list[RawRow]
+Notes = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,8 @@ class Source:
     """Raises Unreadable where the rest cannot be read."""
     encoding: str = ""
     delimiter: str = ""
-    notes: list[tuple[str, str]] = field(default_factory=list)
-    """Doubts about the file as a whole: code and sentence."""
+    notes: Notes = field(default_factory=dict)
+    """Doubts about the file as a whole, by code; more may come while it is read."""
 
 
 def in_batches(rows: Iterator[RawRow], size: int = BATCH_ROWS) -> Iterator[Batch]:

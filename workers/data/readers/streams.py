@@ -66,6 +66,25 @@ def unpack(file: BinaryIO, magic: bytes, packed: int, limits: Limits) -> BinaryI
     return buffered(Bounded(inner, packed, limits))
 
 
+class LineFeeds(io.RawIOBase):
+    """A stream whose lines end in carriage returns alone, with line feeds in their place."""
+
+    def __init__(self, inner: BinaryIO) -> None:
+        self._inner = inner
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "memoryview[int]") -> int:  # type: ignore[override]
+        data = self._inner.read(len(buffer)).replace(b"\r", b"\n")
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._inner.close()
+        super().close()
+
+
 class Recoded(io.RawIOBase):
     """A stream in another encoding as UTF-8. What means nothing there becomes U+FFFD, or half of a surrogate
     pair, which the checks of a row find."""

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from workers.data.readers.source import MAX_COLUMNS, Limits, RawRow, Unreadable
@@ -13,13 +13,31 @@ _OUTSIDE = re.compile(rb'["\[\]{},]')
 _INSIDE = re.compile(rb'["\\]')
 
 
-def read_json_list(file: BinaryIO, limits: Limits, source: str = "") -> Iterator[RawRow]:
+def read_json_list(file: BinaryIO, limits: Limits, source: str = "", *, skip: int = 0) -> Iterator[RawRow]:
     """The items of the one list that `file` holds, as JSON texts, numbered from 1.
 
     Only brackets, quotes and commas are looked at here; what an item really is, the strict parser says.
+    `skip`: bytes before a list that stands inside of an object; what comes after it is not read then.
     """
-    splitter = _Splitter(limits.row_bytes, source)
+    splitter = _Splitter(limits.row_bytes, source, inside=skip > 0)
+    file.read(skip)
     while data := file.read(READ):
+        yield from splitter.feed(data)
+    yield from splitter.end()
+
+
+def read_json_objects(file: BinaryIO, limits: Limits, source: str = "") -> Iterator[RawRow]:
+    """Objects that follow each other, over as many lines as they like, numbered from 1."""
+
+    def closed() -> Iterator[bytes]:
+        # A list without commas: an object that ends on the first level ends the item.
+        yield b"["
+        while data := file.read(READ):
+            yield data
+        yield b"]"
+
+    splitter = _Splitter(limits.row_bytes, source, commas=False)
+    for data in closed():
         yield from splitter.feed(data)
     yield from splitter.end()
 
@@ -27,8 +45,10 @@ def read_json_list(file: BinaryIO, limits: Limits, source: str = "") -> Iterator
 class _Splitter:
     """Cuts the text of a list at the commas of its first level."""
 
-    def __init__(self, max_bytes: int, source: str) -> None:
-        self._max, self._source = max_bytes, source
+    def __init__(self, max_bytes: int, source: str, *, inside: bool = False, commas: bool = True) -> None:
+        """`inside`: what follows the list is not looked at. `commas`: whether they part the items, or else
+        their closing braces do."""
+        self._max, self._source, self._inside, self._commas = max_bytes, source, inside, commas
         self._number, self._depth, self._size = 0, 0, 0
         self._quoted = self._escaped = self._closed = False
         self._pieces: list[bytes] = []
@@ -49,28 +69,34 @@ class _Splitter:
                 self._keep(mark)
             if mark == b'"':
                 self._quoted = True
-            elif mark in b"[{":
-                self._depth += 1
-                if self._depth == 1:
-                    start = at
-            elif mark == b"," and self._depth == 1:
-                self._keep(data[start : at - 1])
-                yield self._item()
-                start = at
-            elif mark in b"]}":
-                self._depth -= 1
-                if self._depth == 0:
-                    self._keep(data[start : at - 1])
-                    if any(piece.strip() for piece in self._pieces) or self._size > self._max:
-                        yield self._item()
-                    self._closed, self._pieces = True, []
-                    start = at
+                continue
+            deep = self._depth
+            self._depth += 1 if mark in b"[{" else -1 if mark in b"]}" else 0
+            ends = self._ends(mark, deep)
+            if ends is not None:
+                self._keep(data[start : at - 1 if ends else at])
+                if not ends or mark == b"," or self._holds_something():
+                    yield self._item()
+            if ends is not None or deep + self._depth == 1:
+                start = at  # after an item, or at either end of the list
+            if self._depth == 0 and deep == 1:
+                self._closed, self._pieces = True, []
         self._keep(data[start:])
+
+    def _ends(self, mark: bytes, deep: int) -> bool | None:
+        """Whether the mark ends an item that it is no part of; False when it is its last character; None when
+        it ends none. `deep`: the level before it."""
+        if (mark == b"," and deep == 1 and self._commas) or (deep == 1 and self._depth == 0):
+            return True
+        return False if deep == 2 and self._depth == 1 and not self._commas else None
+
+    def _holds_something(self) -> bool:
+        return any(piece.strip() for piece in self._pieces) or self._size > self._max
 
     def _keep(self, piece: bytes) -> None:
         """Hold a piece of the item, unless the item is too long already or the list is over."""
         if self._closed:
-            if piece.strip():
+            if piece.strip() and not self._inside:
                 raise Unreadable(
                     "after_the_list", "Something stands after the end of the list. Keep one list in the file."
                 )
@@ -82,6 +108,8 @@ class _Splitter:
     def _item(self) -> RawRow:
         self._number += 1
         data, size = b"".join(self._pieces).strip(), self._size
+        if not self._commas:
+            data = data.lstrip(b", \t\r\n")
         self._pieces, self._size = [], 0
         if size > self._max:
             message = (
@@ -92,9 +120,10 @@ class _Splitter:
 
     def end(self) -> Iterator[RawRow]:
         if not self._closed:
+            what = "list" if self._commas else "object"
             raise Unreadable(
                 "cut_off",
-                f"The list is cut off after item {self._number:,}: its closing bracket is missing. "
+                f"The {what} after item {self._number:,} is cut off: its closing bracket is missing. "
                 "Was the file copied completely?",
                 self._source,
             )
@@ -126,9 +155,15 @@ def read_table(file: BinaryIO, delimiter: str, limits: Limits, source: str = "")
         if not any(cells):
             continue
         if header is None:
-            header = column_names(cells, source)
+            if is_header(cells):
+                header = column_names(cells, source)
             continue
         yield record(number, header, cells, source)
+
+
+def is_header(cells: Sequence[object]) -> bool:
+    """Whether these cells may name columns: a title above a table fills one cell."""
+    return sum(cell is not None and str(cell).strip() != "" for cell in cells) > 1
 
 
 def column_names(cells: list[str], source: str = "") -> list[str]:

@@ -8,26 +8,38 @@ from xml.etree.ElementTree import ParseError
 
 from defusedxml.common import DefusedXmlException
 
-from workers.data.readers.source import Limits, RawRow, Unreadable
+from workers.data.readers.source import Limits, Notes, RawRow, Unreadable
 from workers.data.readers.streams import Bounded
-from workers.data.readers.texts import column_names
+from workers.data.readers.texts import column_names, is_header
 
 ERRORS = frozenset({"#N/A", "#VALUE!", "#REF!", "#DIV/0!", "#NUM!", "#NAME?", "#NULL!"})
+TITLE_ROWS = 20
+"""So many rows at the top may be a title rather than the header."""
 EMPTY_ROWS = 10_000
 """So many empty rows on end are taken for the end of the sheet: a stray cell far below costs nothing."""
 
 
-def read_workbook(file: IO[bytes], limits: Limits, source: str = "") -> Iterator[RawRow]:
-    """The rows of the first visible sheet that has any, under its first row as the header."""
+def read_workbook(
+    file: IO[bytes], limits: Limits, source: str = "", *, notes: Notes | None = None
+) -> Iterator[RawRow]:
+    """The rows of the first visible sheet that has any, under the first row that can be a header.
+
+    `notes` is told of sheets that are not read.
+    """
     _weigh(file, limits, source)
     import openpyxl  # noqa: PLC0415 - only workbooks need it
 
     try:
         book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
         sheets = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
-        for sheet in sheets:
+        for at, sheet in enumerate(sheets):
             rows = _sheet(sheet, f"{source}, {sheet.title}" if source else sheet.title)
             if (first := next(rows, None)) is not None:
+                if notes is not None and sheets[at + 1 :]:
+                    notes["skipped_sheets"] = (
+                        f"Only the sheet {sheet.title[:60]!r} is read, not the {len(sheets) - at - 1} after "
+                        "it. Save the sheet that is meant as a file of its own."
+                    )
                 yield first
                 yield from rows
                 return
@@ -67,6 +79,8 @@ def _sheet(sheet: Any, source: str) -> Iterator[RawRow]:
             continue
         empty = 0
         if header is None:
+            if number <= TITLE_ROWS and not is_header(cells):
+                continue
             header = column_names([str(cell) if cell is not None else "" for cell in _trimmed(cells)], source)
             continue
         yield _row(number, header, cells, source)

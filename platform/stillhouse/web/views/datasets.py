@@ -15,10 +15,11 @@ from stillhouse.core.errors import UserError
 from stillhouse.datasets import actions
 from stillhouse.datasets.models import DatasetReport, DatasetVersion
 from stillhouse.datasets.queries import datasets as datasets_of
-from stillhouse.datasets.queries import get_dataset, get_upload, get_version
+from stillhouse.datasets.queries import get_dataset, get_upload, get_version, trainable
 from stillhouse.jobs.models import SUCCEEDED
-from stillhouse.training.queries import runs
+from stillhouse.training.queries import held_out_versions, runs
 from stillhouse.web.access import in_workspace, is_htmx, wants_json
+from stillhouse.web.views.dataset_changes import fixes, steps_in_words
 from stillhouse.web.views.dataset_reports import problems_context
 
 
@@ -75,6 +76,10 @@ def dataset_version(request: HttpRequest, by: Membership, id: str, number: int) 
         context["warnings"] = problems_context(version, report.body, "warnings", "")
         context["reading_fields"] = reading_fields(report.body.get("reading") or {})
         context["charts"] = charts(report.body.get("doctor") or {})
+        context["fixes"] = fixes(by, report)
+        context["others"] = trainable(by).exclude(pk=version.pk)[:50]
+    context["parents"] = [source.parent for source in version.sources.select_related("parent__dataset")]
+    context["steps"] = steps_in_words(version, report)
     if is_htmx(request):
         return render(request, "datasets/_report.html", context)
     context["runs"] = runs(by).filter(data=version)[:5]
@@ -158,7 +163,8 @@ def upload_part(request: HttpRequest, by: Membership, id: str, number: int) -> H
 
 @in_workspace("POST", answers_json=True)
 def upload_finish(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
-    version = actions.finish_upload(by=by, upload=get_upload(by, id))
+    held_out = list(held_out_versions(by)[: actions.MOST_HELD_OUT])
+    version = actions.finish_upload(by=by, upload=get_upload(by, id), held_out=held_out)
     url = reverse("dataset_version", args=[by.workspace.slug, version.dataset_id, version.number])
     messages.success(request, f"The file has arrived: {version}. It is being checked now.")
     return JsonResponse({"version": version.pk, "number": version.number, "url": url})

@@ -1,0 +1,196 @@
+"""Versions made from versions, with the worker's own code for what happens to the rows."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillhouse.catalog.models import BaseModel
+from stillhouse.core.errors import Conflict, NotFound
+from stillhouse.datasets.deriving import derive_version
+from stillhouse.datasets.models import Comparison, DatasetVersion
+from stillhouse.training.models import RowPreview
+from tests.registry import available_base
+from tests.workers.training.tiny import make_base
+from tests.world import Worker, World, chat_row, fetch
+from workers.contract import CompareSpec, DeriveSpec, DropDuplicates, DropOverlap, PreviewSpec, ValidateSpec
+from workers.contract.weights import template_sha256
+from workers.data.derive import derive
+from workers.data.limited import compare_in_child, validate_in_child
+from workers.training.preview import preview
+
+pytestmark = pytest.mark.django_db
+ROWS = [
+    chat_row("Who pays?", "The tenant pays."),
+    chat_row("Who pays?", "The tenant pays."),
+    chat_row("Write to whom?", "Write to jane.doe@example.com before May."),
+    chat_row("How long is the notice period?", "It is three months to the end of a quarter."),
+]
+
+
+def inputs(worker: Worker, folder: Path) -> dict[str, Path]:
+    """The job's files, fetched as a worker does."""
+    found = {}
+    for file in worker.claim_answer["inputs"]:
+        found[file["name"]] = folder / f"{worker.job_id}-{file['name']}"
+        found[file["name"]].write_bytes(fetch(file["url"]))
+    return found
+
+
+def finish(worker: Worker, result: dict[str, Any], rows: Path) -> None:
+    files = worker.send_files({"rows.parquet": rows.read_bytes()})
+    answer = worker.post("finish", {"result": result, "files": files})
+    assert answer.status_code in (200, 204), answer.content
+
+
+def checked(world: World, folder: Path, version: DatasetVersion) -> DatasetVersion:
+    """The version after its real check."""
+    worker = world.worker(version.job)
+    worker.claim()
+    files = inputs(worker, folder)
+    spec = ValidateSpec.model_validate(worker.claim_answer["spec"])
+    others = [files[f"other-{index}"] for index in range(len(spec.others))]
+    rows = folder / f"{version.pk}.parquet"
+    report = validate_in_child(files["data"], spec, None, rows_file=rows, others=others)
+    finish(worker, report.model_dump(mode="json"), rows)
+    version.refresh_from_db()
+    return version
+
+
+def made(world: World, folder: Path, version: DatasetVersion) -> DatasetVersion:
+    """The version after its real `derive` job."""
+    worker = world.worker(version.job)
+    worker.claim()
+    files = inputs(worker, folder)
+    spec = DeriveSpec.model_validate(worker.claim_answer["spec"])
+    out = folder / version.pk
+    out.mkdir()
+    result = derive(spec, sources=[files[f"source-{index}"] for index in range(len(spec.sources))], out=out)
+    finish(worker, result.model_dump(mode="json"), out / "rows.parquet")
+    version.refresh_from_db()
+    return version
+
+
+def test_what_a_report_finds_is_mended_by_a_click_in_a_new_version(world: World, tmp_path: Path) -> None:
+    version = checked(world, tmp_path, world.dataset(rows=ROWS))
+    client = world.client(world.expert)
+    url = f"/w/acme/datasets/{version.dataset_id}/versions/1/"
+    page = client.get(url).content.decode()
+    assert "1 row is said earlier already" in page and "Mask them" in page
+
+    assert client.post(url + "change/", {"change": "mask", "kind": ["email"]}).status_code == 302
+    assert client.post(url + "change/", {"change": "drop_duplicates"}).status_code == 302
+    masked, shorter = (made(world, tmp_path, version.dataset.versions.get(number=n)) for n in (2, 3))
+    page = client.get(url.replace("/1/", "/2/")).content.decode()
+    assert "[EMAIL]" in page and "email: 1." in page and "Made from" in page
+    assert masked.report.valid == 4 and shorter.report.valid == 3
+    assert "4 rows before, 3 after" in client.get(url.replace("/1/", "/3/")).content.decode()
+    assert masked.sha256 == masked.rows_sha256 != version.rows_sha256
+    version.refresh_from_db()
+    assert version.report.valid == 4, "the old one stays"
+
+
+def test_a_split_makes_two_versions_that_share_no_row(world: World, tmp_path: Path) -> None:
+    rows = [
+        {**chat_row(f"Question {n} of its own?", f"Answer {n}"), "customer": f"c{n % 5}"} for n in range(40)
+    ]
+    version = checked(world, tmp_path, world.dataset(rows=rows))
+    client = world.client(world.expert)
+    url = f"/w/acme/datasets/{version.dataset_id}/versions/1/"
+    assert '<option value="customer">' in client.get(url).content.decode()
+    client.post(url + "change/", {"change": "split", "share": "0.3", "group": "customer"})
+    train, heldout = (made(world, tmp_path, version.dataset.versions.get(number=n)) for n in (2, 3))
+    assert train.report.valid + heldout.report.valid == 40
+    assert heldout.report.valid % 8 == 0 and heldout.report.valid > 0, "a customer is on one side"
+
+
+def test_rows_that_adapters_are_evaluated_on_are_named_and_removable(world: World, tmp_path: Path) -> None:
+    heldout = checked(world, tmp_path, world.dataset(rows=ROWS[2:3], name="Held out"))
+    version = world.dataset(rows=ROWS)
+    job = version.job
+    job.spec = {**job.spec, "others": [{"name": "Held out v1", "sha256": heldout.trained_sha256}]}
+    job.save()
+    version = checked(world, tmp_path, version)
+    url = f"/w/acme/datasets/{version.dataset_id}/versions/1/"
+    client = world.client(world.expert)
+    assert "1 row is also in Held out v1" in client.get(url).content.decode()
+    client.post(url + "change/", {"change": "drop_overlap", "other": heldout.pk})
+    assert made(world, tmp_path, version.dataset.versions.get(number=2)).report.valid == 3
+
+
+def test_two_versions_are_compared_once(world: World, tmp_path: Path) -> None:
+    version = checked(world, tmp_path, world.dataset(rows=ROWS))
+    client = world.client(world.expert)
+    url = f"/w/acme/datasets/{version.dataset_id}/versions/"
+    assert "no other version" in client.get(url + "1/diff/").content.decode()
+    client.post(url + "1/change/", {"change": "mask", "kind": ["email"]})
+    made(world, tmp_path, version.dataset.versions.get(number=2))
+    assert "Comparing every row" in client.get(url + "2/diff/").content.decode()
+    assert client.get(url + "2/diff/").status_code == 200
+
+    worker = world.worker(Comparison.objects.get().job)
+    worker.claim()
+    files = inputs(worker, tmp_path)
+    spec = CompareSpec.model_validate(worker.claim_answer["spec"])
+    result = compare_in_child(spec, files["before"], files["after"], lambda _: None)
+    assert worker.post("finish", {"result": result.model_dump(mode="json")}).status_code == 200
+    assert (result.changed, result.added, result.removed) == (1, 0, 0)
+    page = client.get(url + "2/diff/").content.decode()
+    assert "jane.doe@example.com" in page and "[EMAIL]" in page
+    assert client.get(url + "2/diff/", {"with": "dv_nothing"}).status_code == 404
+
+
+def test_rows_are_shown_as_the_base_sees_them(world: World, tmp_path: Path) -> None:
+    version = checked(world, tmp_path, world.dataset(rows=ROWS))
+    client = world.client(world.expert)
+    url = f"/w/acme/datasets/{version.dataset_id}/versions/1/as-seen/"
+    assert "No base is here" in client.get(url).content.decode()
+    folder = make_base(tmp_path / "tiny")
+    base = available_base()
+    BaseModel.objects.filter(pk=base.pk).update(template_sha256=template_sha256(folder))
+    assert "Rendering the rows" in client.get(url, {"limit": "60"}).content.decode()
+    worker = world.worker(RowPreview.objects.get().job)
+    worker.claim()
+    spec = PreviewSpec.model_validate(worker.claim_answer["spec"])
+    assert spec.base == base.pk
+    result = preview(spec, base=folder, data=inputs(worker, tmp_path)["data"])
+    assert worker.post("finish", {"result": result.model_dump(mode="json")}).status_code == 200
+    page = client.get(url, {"limit": "60"}).content.decode()
+    assert '<mark class="seen-trained">' in page and "The tenant pays." in page
+    assert "longer than 60 tokens" in page
+    assert client.get(url, {"limit": "60"}).status_code == 200 and RowPreview.objects.count() == 1
+    assert client.get(url, {"limit": "many"}).status_code == 400
+    assert client.get(url, {"policy": "some"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("form", "code"),
+    [
+        ({}, "unknown_change"),
+        ({"change": "append"}, "nothing_said"),
+        ({"change": "filter", "contains": " "}, "nothing_said"),
+        ({"change": "drop_rows", "rows": "all"}, "bad_rows"),
+        ({"change": "split", "share": "much"}, "bad_share"),
+        ({"change": "trim", "what": "everything"}, "bad_change"),
+    ],
+)
+def test_a_change_that_says_nothing_is_a_sentence(
+    world: World, tmp_path: Path, form: dict[str, str], code: str
+) -> None:
+    version = checked(world, tmp_path, world.dataset(rows=ROWS))
+    url = f"/w/acme/datasets/{version.dataset_id}/versions/1/change/"
+    answer = world.client(world.expert).post(url, form, headers={"accept": "application/json"})
+    assert answer.status_code == 400 and answer.json()["error"]["code"] == code
+    assert version.dataset.versions.count() == 1
+
+
+def test_nothing_is_made_of_what_is_not_checked_or_not_ones_own(world: World, tmp_path: Path) -> None:
+    version = world.dataset(rows=ROWS)
+    with pytest.raises(Conflict, match="check has not ended"):
+        derive_version(by=world.expert, version=version, operations=[DropDuplicates()])
+    version = checked(world, tmp_path, version)
+    foreign = checked(world, tmp_path, world.dataset(rows=ROWS, name="Theirs", by=world.outsider))
+    with pytest.raises(NotFound):
+        derive_version(by=world.outsider, version=version, operations=[DropDuplicates()])
+    with pytest.raises(NotFound):
+        derive_version(by=world.expert, version=version, operations=[DropOverlap(source=1)], others=[foreign])
