@@ -1,8 +1,8 @@
 """The data rooms, measured: `make bench-data`. Ends with one JSON line. Needs no server, and 2 GB of disk.
 
-- `stream`: checking JSON Lines chats: everything but tokens and near duplicates. `peer`: roles, empty
-  texts, exact repeats, lengths, and the one pattern that says where to look for personal data and residue (not
-  the looking, not the normalised file), as a loop over `datasets` and pandas in PEER_PYTHON; null where they are
+- `stream`: checking JSON Lines chats: everything but tokens and near duplicates. `peer`: roles, empty texts,
+  exact repeats, lengths, and the one pattern that says where to look for personal data and residue (not the
+  looking, not the normalised file), as a loop over `datasets` and pandas in PEER_PYTHON; null where they are
   not installed.
 - `near`: the same with near duplicates.
 - `derive`: a new version of the normalised rows: personal data masked, exact repeats dropped, checked anew.
@@ -51,7 +51,7 @@ for messages in frame["messages"]:
     valid += good
     seen.add(hashlib.sha256(json.dumps([dict(m) for m in messages], sort_keys=True).encode()).digest())
     lengths[sum(len(m["content"]) for m in messages).bit_length()] += 1
-    texts = [m["content"] for m in messages] + [m["reasoning_content"] or "" for m in messages]
+    texts = [m["content"] for m in messages] + [m.get("reasoning_content") or "" for m in messages]
     flagged += any(watched.search(text) for text in texts)
 print(json.dumps({"seconds": time.monotonic() - start, "valid": valid, "unique": len(seen)}))
 """

@@ -1,5 +1,6 @@
 """Rows that stand in two places: here and in another file, or on both sides of a split."""
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,10 +85,10 @@ class OverlapTally:
 class Sides:
     """What is held of the rows of a batch, or of a file, for a split."""
 
-    heldout: list[bool] = field(default_factory=list)
-    keys: list[int] = field(default_factory=list)
-    questions: list[int] = field(default_factory=list)
-    groups: list[int] = field(default_factory=list)
+    heldout: "array[int]" = field(default_factory=lambda: array("b"))
+    keys: "array[int]" = field(default_factory=lambda: array("Q"))
+    questions: "array[int]" = field(default_factory=lambda: array("Q"))
+    groups: "array[int]" = field(default_factory=lambda: array("q"))
     """A hash of each row's group; 0 where it has none."""
 
     def add(self, checked: CheckedLine, split: SplitSpec) -> None:

@@ -9,6 +9,9 @@ OUTBOX = "stillhouse_outbox"
 GATEWAY = "stillhouse_gateway"
 """What apps may call, or where it is served, changed; payload empty."""
 
+POOLS = "stillhouse_pools"
+"""What should be loaded somewhere changed. Payload: name of the pool."""
+
 
 def notify(channel: str, payload: str = "") -> None:
     """Queue a notification in the current transaction; it goes out on commit and is dropped on rollback."""

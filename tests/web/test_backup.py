@@ -1,0 +1,104 @@
+"""Backup and restore by the commands themselves, into a second database and a second bucket."""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+from django.conf import settings
+from django.db import connection
+
+from stillhouse.core import blobs
+from tests.world import World, make_world
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.django_db(transaction=True)
+READS = (
+    "SELECT string_agg(slug, ',' ORDER BY slug) FROM accounts_workspace",
+    "SELECT string_agg(sha256, ',' ORDER BY sha256) FROM datasets_datasetversion",
+)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of an empty platform on the same servers."""
+    name = f"restored_{os.getpid()}"
+    here = urlsplit(settings.DATABASE_URL)
+    with psycopg.connect(settings.DATABASE_URL, autocommit=True) as server:
+        server.execute(f"DROP DATABASE IF EXISTS {name}")
+        server.execute(f"CREATE DATABASE {name}")
+    yield {
+        "DATABASE_URL": urlunsplit(here._replace(path=f"/{name}")),
+        "S3_BUCKET": f"restored-{uuid.uuid4().hex}",
+    }
+    with psycopg.connect(settings.DATABASE_URL, autocommit=True) as server:
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def manage(*arguments: object, **environment: str) -> tuple[int, dict[str, Any]]:
+    """Exit status and the JSON that a command said, on either stream."""
+    done = subprocess.run(
+        [sys.executable, "manage.py", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.returncode, json.loads(done.stdout or done.stderr)
+
+
+def test_a_backup_brings_everything_back_elsewhere(elsewhere: dict[str, str], tmp_path: Path) -> None:
+    world: World = make_world()
+    version = world.dataset()
+    here = urlsplit(settings.DATABASE_URL)._replace(path=f"/{connection.settings_dict['NAME']}")
+    out = tmp_path / "backup"
+    status, made = manage("backup", "--out", out, DATABASE_URL=urlunsplit(here))
+    assert status == 0 and made["objects"]
+    status, refused = manage("backup", "--out", out, DATABASE_URL=urlunsplit(here))
+    assert status == 1 and refused["error"]["code"] == "backup_exists"
+
+    status, restored = manage("restore", "--from", out, **elsewhere)
+    assert status == 0 and restored["objects"] == made["objects"]
+    with psycopg.connect(elsewhere["DATABASE_URL"]) as there, psycopg.connect(urlunsplit(here)) as original:
+        for query in READS:
+            assert there.execute(query).fetchone() == original.execute(query).fetchone()
+    there_is = blobs.store().stat_object(elsewhere["S3_BUCKET"], blobs.blob_key(version.sha256))
+    assert there_is.size == version.size
+    status, checked = manage("audit", "verify", **elsewhere)
+    assert status == 0, checked
+    status, refused = manage("restore", "--from", out, **elsewhere)
+    assert status == 1 and refused["error"]["code"] == "not_empty"
+
+
+@pytest.mark.parametrize("damage", ["no manifest", "a byte", "an object missing"])
+def test_a_damaged_backup_is_refused_before_anything_is_written(
+    elsewhere: dict[str, str], tmp_path: Path, damage: str
+) -> None:
+    world: World = make_world()
+    version = world.dataset()
+    here = urlsplit(settings.DATABASE_URL)._replace(path=f"/{connection.settings_dict['NAME']}")
+    out = tmp_path / "backup"
+    assert manage("backup", "--out", out, DATABASE_URL=urlunsplit(here))[0] == 0
+    if damage == "no manifest":
+        (out / "backup.json").unlink()
+    elif damage == "a byte":
+        with (out / "database.dump").open("r+b") as file:
+            file.seek(1000)
+            file.write(b"\0")
+    else:
+        (out / "objects" / blobs.blob_key(version.sha256)).unlink()
+    status, said = manage("restore", "--from", out, **elsewhere)
+    assert status == 1
+    assert said["error"]["code"] == ("no_backup" if damage == "no manifest" else "backup_damaged")
+    with psycopg.connect(elsewhere["DATABASE_URL"]) as there:
+        assert there.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
+    assert not blobs.store().bucket_exists(elsewhere["S3_BUCKET"])
