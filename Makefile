@@ -79,6 +79,14 @@ bench-gateway: venv ## What the gateway adds, beside LiteLLM in an environment o
 		--require-hashes -r benchmarks/requirements/litellm.txt; }
 	$(PYTHON_VENV) benchmarks/gateway.py --litellm var/peers/litellm/bin/python
 
+.PHONY: bench-serving
+bench-serving: venv ## Publish, roll back, flip and kill with a real engine (minutes; needs the base of `make up`)
+	$(PYTHON_VENV) benchmarks/serving.py --base $${STILLHOUSE_HOME:-var}/bases/smollm2-135m-instruct
+
+.PHONY: bench-jobs
+bench-jobs: venv ## A thousand queued jobs on eight workers: shares, queue page, claim, keeper (minutes)
+	$(PYTHON_VENV) benchmarks/jobs.py
+
 .PHONY: bench-data
 bench-data: venv ## Reading, checking and doctoring a million rows, against datasets + pandas (PEER_PYTHON)
 	$(PYTHON_VENV) benchmarks/data.py

@@ -32,6 +32,7 @@ CONNECTIONS = 16
 CHUNKS = 64
 CHUNK_SECONDS = 0.002
 WARM_UP_SECONDS = 1.0
+ROUNDS = 4
 QUESTION = "Which type of clause is this, and what does it oblige the supplier to do? " * 4
 
 
@@ -160,7 +161,7 @@ class Wire:
 async def latency(target: Target, seconds: float) -> list[float]:
     """Milliseconds of each request of one connection."""
     wire = await Wire(target).open()
-    await _for(WARM_UP_SECONDS, wire.ask)
+    await _for(WARM_UP_SECONDS / ROUNDS, wire.ask)
     times: list[float] = []
 
     async def one() -> bool:
@@ -192,15 +193,24 @@ async def throughput(target: Target, seconds: float) -> tuple[float, int]:
     return sum(len(result) for result in results) / spent, sum(result.count(False) for result in results)
 
 
-async def streams(target: Target, seconds: float) -> tuple[float, float]:
-    """Medians in milliseconds: to the first chunk, and of the rest per chunk."""
+async def streams(target: Target, seconds: float) -> list[tuple[float, float]]:
+    """Of each stream in milliseconds: to the first chunk, and of the rest per chunk."""
     wire = await Wire(target).open()
-    await _for(WARM_UP_SECONDS, wire.stream)
+    await _for(WARM_UP_SECONDS / ROUNDS, wire.stream)
     results = await _for(seconds, wire.stream)
     wire.close()
-    first = statistics.median(first for first, _ in results) * 1000
-    rest = statistics.median((end - first) / CHUNKS for first, end in results) * 1000
-    return first, rest
+    return [(first * 1000, (end - first) / CHUNKS * 1000) for first, end in results]
+
+
+async def in_rounds(
+    targets: dict[str, Target], seconds: float, measure: Callable[[Target, float], Awaitable[list[Answer]]]
+) -> dict[str, list[Answer]]:
+    """Each target for `seconds` in all, taking turns: what else the machine does then meets all of them."""
+    found: dict[str, list[Answer]] = {name: [] for name in targets}
+    for _ in range(ROUNDS):
+        for name, target in targets.items():
+            found[name] += await measure(target, seconds / ROUNDS)
+    return found
 
 
 async def _for(seconds: float, do: Callable[[], Awaitable[Answer]]) -> list[Answer]:
@@ -289,7 +299,7 @@ async def _measure(targets: dict[str, Target], seconds: float) -> dict[str, Any]
         "load_before": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
     }
-    latencies = {name: await latency(target, seconds) for name, target in targets.items()}
+    latencies = await in_rounds(targets, seconds, latency)
     for share in (50, 99):
         at = {name: statistics.quantiles(times, n=100)[share - 1] for name, times in latencies.items()}
         figures |= _beside_direct(at, f"p{share}_ms")
@@ -299,9 +309,10 @@ async def _measure(targets: dict[str, Target], seconds: float) -> dict[str, Any]
         figures[f"{name}_rps_{CONNECTIONS}"] = round(rate)
         spent, sent = processor_seconds(target.pid) - spent, target.sent - sent
         figures[f"{name}_processor_ms_per_request"] = round(spent / sent * 1000, 3)
-    firsts, chunks = {}, {}
-    for name, target in targets.items():
-        firsts[name], chunks[name] = await streams(target, seconds)
+    streamed = await in_rounds(targets, seconds, streams)
+    firsts = {name: statistics.median(first for first, _ in seen) for name, seen in streamed.items()}
+    chunks = {name: statistics.median(rest for _, rest in seen) for name, seen in streamed.items()}
+    figures["streams_each"] = {name: len(seen) for name, seen in streamed.items()}
     figures |= _beside_direct(firsts, "first_token_ms") | _beside_direct(chunks, "per_chunk_ms")
     if "litellm" in targets:
         ratio = figures[f"gateway_rps_{CONNECTIONS}"] / figures[f"litellm_rps_{CONNECTIONS}"]

@@ -71,6 +71,7 @@ WORKER_TOKEN = env("WORKER_TOKEN")
 AGENT_TOKEN = env("AGENT_TOKEN")
 STILLHOUSE_HOME = Path(env("STILLHOUSE_HOME", str(REPOSITORY / "var")))
 SPOOL_DIR = Path(env("SPOOL_DIR", str(STILLHOUSE_HOME / "spool")))
+TRACING = env("TRACING", "") not in ("", "0")  # the gateway's OpenTelemetry spans; see docs/operate.md
 METRICS_TOKEN = env("METRICS_TOKEN", "")  # of whoever reads the gateway's /metrics; empty: nobody does
 BASES_DIR = Path(env("BASES_DIR", str(REPOSITORY / "var" / "bases")))
 

@@ -23,7 +23,7 @@ from stillhouse.jobs.models import Attempt, Checkpoint, Job, Metric, Outbox, Sha
 from stillhouse.jobs.shares import check_quota
 from tests.registry import started_run
 from tests.world import Worker, World, fetch, put, sha256
-from workers.contract import ClaimAnswer, JobFailure, MetricPoint, ReportRequest
+from workers.contract import CHECKPOINT_DAMAGED, ClaimAnswer, JobFailure, MetricPoint, ReportRequest
 
 pytestmark = pytest.mark.django_db
 OURS = JobFailure(fault="platform", code="engine_died", message="The engine died.")
@@ -253,6 +253,18 @@ def test_half_a_checkpoint_is_none(world: World, job: Job) -> None:
     files = [{"name": "lora.safetensors", "size": 4, "sha256": "0" * 64}]
     assert worker.post("checkpoints", {"step": 3, "files": files}).status_code == 400
     assert newest_checkpoint(job) is None
+
+
+def test_after_a_damaged_checkpoint_the_next_attempt_gets_the_one_before_it(world: World, job: Job) -> None:
+    worker = claim(world, job)
+    for step in (2, 4):
+        tell(worker, step)
+        store(worker, step)
+    finish_job(job_id=job.pk, token=worker.token, failure=OURS)
+    second = claim(world, job)
+    damaged = OURS.model_copy(update={"code": CHECKPOINT_DAMAGED})
+    finish_job(job_id=job.pk, token=second.token, failure=damaged)
+    assert world.worker(job).claim()["checkpoint"]["step"] == 2
 
 
 def test_a_checkpoint_of_a_lost_attempt_is_refused(world: World, job: Job) -> None:

@@ -27,7 +27,9 @@ from stillhouse.publishing.queries import (
     live_version_ids,
     rollback_target,
 )
+from stillhouse.publishing.retirement import retire_version
 from stillhouse.serving.actions import sync_pool
+from stillhouse.serving.models import Placement
 from tests.registry import DEMO_BASE, approved, at_once, candidate, held, make_ready, pool_report
 from tests.world import World
 
@@ -82,6 +84,20 @@ def test_a_version_that_no_replica_holds_is_not_published(world: World) -> None:
     make_ready(version)
     sync_pool(pool_name="demo", report=pool_report(held(version), healthy=False))
     assert refusal(world.lead, version).code == "not_ready"
+
+
+def test_what_is_cold_is_asked_for_and_the_sentence_says_so(world: World) -> None:
+    first, second = ready_versions(world, 2)
+    publish(by=world.lead, alias_name="clauses", version=first)
+    sync_pool(pool_name="demo", report=pool_report(held(first)))
+    with pytest.raises(UserError) as caught:
+        publish(by=world.lead, alias_name="clauses", version=second)
+    assert caught.value.code == "not_ready" and "being loaded now" in caught.value.next_step
+    assert Placement.objects.get(version=second).wanted_at and served(world) == first
+    sync_pool(pool_name="demo", report=pool_report(held(first), held(second, "failed")))
+    with pytest.raises(UserError) as caught:
+        publish(by=world.lead, alias_name="clauses", version=second)
+    assert "did the version load there?" in caught.value.next_step
 
 
 def test_an_expert_may_not_publish_nor_roll_back(world: World) -> None:
@@ -145,6 +161,34 @@ def test_a_rollback_to_what_is_not_loaded_is_refused(world: World) -> None:
     with pytest.raises(UserError) as caught:
         rollback(by=world.lead, alias=get_alias(world.lead, "clauses"))
     assert caught.value.code == "not_ready" and served(world) == second
+
+
+def test_a_version_out_of_use_is_retired_and_nothing_goes_back_to_it(world: World) -> None:
+    first, second = ready_versions(world, 2)
+    for version in (first, second):
+        publish(by=world.lead, alias_name="clauses", version=version)
+    alias = get_alias(world.lead, "clauses")
+    for by, version, code in (
+        (world.expert, first, "not_allowed"),
+        (world.lead, second, "still_published"),
+        (world.outsider, first, "not_found"),
+    ):
+        with pytest.raises(UserError) as caught:
+            retire_version(by=by, version=version, reason="old")
+        assert caught.value.code == code
+    retire_version(by=world.lead, version=first, reason="Its data was withdrawn.")
+    assert first.state == "retired" and not Placement.objects.filter(version=first).exists()
+    assert rollback_target(alias) is None and refused_to_publish(world, first) == "model_not_approved"
+    assert AuditEvent.objects.get(action="version.retired").details == {"reason": "Its data was withdrawn."}
+    with pytest.raises(UserError) as caught:
+        retire_version(by=world.lead, version=first, reason="again")
+    assert caught.value.code == "not_approved"
+
+
+def refused_to_publish(world: World, version: AdapterVersion) -> str:
+    with pytest.raises(UserError) as caught:
+        publish(by=world.lead, alias_name="clauses", version=version)
+    return caught.value.code
 
 
 def test_an_outsider_finds_nothing(world: World) -> None:

@@ -25,8 +25,9 @@ from stillhouse.serving.actions import (
 )
 from stillhouse.serving.models import Holding, Placement, Pool, Replica
 from stillhouse.serving.queries import is_ready
-from stillhouse.serving.use import WANT_VERSION, want_version
+from stillhouse.serving.use import want_version
 from stillhouse.serving.wanted import ROLLBACK_WINDOW, WARM
+from stillhouse.serving.wishes import WANT_VERSION
 from stillhouse.usage.models import UsageHour
 from tests.registry import POOL, approved, available_base, candidate, held, make_ready, pool_report
 from tests.world import World
@@ -191,13 +192,13 @@ def test_a_hundred_versions_cost_one_report_few_queries(
         assert len(wanted(2)) == 2
 
 
-def test_a_drained_replica_takes_no_requests_until_a_lead_says_so(world: World) -> None:
+def test_a_drained_replica_takes_no_requests_until_an_administrator_says_so(world: World) -> None:
     [version] = versions(world.expert, 1)
     sync_pool(pool_name=POOL, report=pool_report(held(version)))
     replica = Replica.objects.get()
     with pytest.raises(UserError):
-        drain_replica(by=world.expert, replica=replica, draining=True)
-    drain_replica(by=world.lead, replica=replica, draining=True)
+        drain_replica(by=world.lead, replica=replica, draining=True)
+    drain_replica(by=world.admin, replica=replica, draining=True)
     assert not is_ready(version)
     answer = sync_pool(pool_name=POOL, report=pool_report(held(version)))
     assert not is_ready(version), "its agent's reports do not undo it"
@@ -213,7 +214,7 @@ def test_an_agent_that_is_about_to_stop_drains_itself(world: World) -> None:
     sync_pool(pool_name=POOL, report=pool_report(held(version), leaving=True))
     assert not is_ready(version)
     with pytest.raises(UserError) as caught:
-        drain_replica(by=world.lead, replica=Replica.objects.get(), draining=False)
+        drain_replica(by=world.admin, replica=Replica.objects.get(), draining=False)
     assert caught.value.code == "agent_stops"
     sync_pool(pool_name=POOL, report=pool_report(held(version)))
     assert is_ready(version)
@@ -223,10 +224,10 @@ def test_only_a_silent_replica_can_be_forgotten(world: World) -> None:
     versions(world.expert, 1)
     wanted()
     with pytest.raises(UserError) as caught:
-        forget_replica(by=world.lead, replica=Replica.objects.get())
+        forget_replica(by=world.admin, replica=Replica.objects.get())
     assert caught.value.code == "still_reporting"
     Replica.objects.update(reported_at=timezone.now() - timedelta(hours=1))
     with pytest.raises(UserError):
-        forget_replica(by=world.expert, replica=Replica.objects.get())
-    forget_replica(by=world.lead, replica=Replica.objects.get())
+        forget_replica(by=world.lead, replica=Replica.objects.get())
+    forget_replica(by=world.admin, replica=Replica.objects.get())
     assert not Replica.objects.exists()

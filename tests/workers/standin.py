@@ -4,6 +4,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -39,6 +40,10 @@ class PlatformStandIn:
     """What was uploaded, in order."""
     reports: list[dict[str, Any]] = field(default_factory=list)
     syncs: list[dict[str, Any]] = field(default_factory=list)
+    waits: list[str] = field(default_factory=list)
+    """Pools whose agents stood at the doorbell."""
+    rings: threading.Event = field(default_factory=threading.Event)
+    """Set: the doorbell rings, once."""
     finishes: list[dict[str, Any]] = field(default_factory=list)
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
     hellos: list[dict[str, Any]] = field(default_factory=list)
@@ -115,6 +120,12 @@ def _handler(platform: PlatformStandIn) -> type[BaseHTTPRequestHandler]:
             elif call == "finish":
                 platform.finishes.append(body)
                 self._reply(platform.finish(body), None)
+            elif call == "wait":
+                platform.waits.append(subject)
+                platform.rings.wait(10)
+                platform.rings.clear()
+                with suppress(OSError):  # the agent was stopped while it stood here
+                    self._send(204, b"")
             else:
                 platform.syncs.append(body)
                 self._reply(*platform.sync(body))

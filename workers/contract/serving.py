@@ -68,6 +68,14 @@ class PoolReport(Message):
     held: list[HeldVersion]
 
 
+class PoolWait(Message):
+    """POST /worker/v1/pools/<pool>/wait: answered with nothing as soon as what the pool should hold changes,
+    or when the time is over. A doorbell for the next sync, which says what changed."""
+
+    contract: int = CONTRACT_VERSION
+    seconds: float = Field(default=10.0, gt=0, le=60)
+
+
 class WantedFile(Message):
     name: FileName
     url: str

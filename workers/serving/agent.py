@@ -7,14 +7,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
 
 from workers.contract import (
     AdapterManifest,
     HeldVersion,
     PoolReport,
+    PoolWait,
     PoolWanted,
     ServingProof,
     Sha256,
@@ -50,14 +53,19 @@ from workers.serving.plan import (
 )
 from workers.serving.proof import NotProven, prove, prove_again
 from workers.serving.settings import AgentSettings
-from workers.wire.api import PlatformAPI, Refused, Unreachable
+from workers.wire.api import PlatformAPI, Refused, Unreachable, growing_pauses
 from workers.wire.transfer import TransferError
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 POLL_SECONDS = 2.0
 """Between looks while the platform has not said how often."""
+MOST_REMEMBERED = 2000
+"""Versions proven, and sets of samples; a few hundred numbers each."""
 SHORTEST_POLL, LONGEST_POLL = 0.2, 30.0
+WAIT_SECONDS = 3.0
+"""Of one call at the platform's doorbell. A web process that is being stopped waits for it to end."""
 EXPECTED = (EngineError, NotProven, VersionRefused, DiskFull, TransferError)
 """Failures whose text is a sentence for people."""
 
@@ -78,8 +86,11 @@ class Agent:
         self._unwanted_since: dict[str, float] = {}
         self._unused_since: dict[Sha256, float] = {}
         self._refused: list[HeldVersion] = []
-        self._base_before: dict[tuple[Sha256, str, str, int], list[float]] = {}
-        """What the base gave for a version's first golden sample, by version, engine, base and context."""
+        self._base_gave: dict[tuple[str, ...], list[list[float]]] = {}
+        """What the base gave for golden samples, by engine, base, context and samples."""
+        self._proven: dict[tuple[str, ...], None] = {}
+        """Versions proven in full, by engine, base, context and digest; the oldest first. Kept when their
+        files go: a cold version that comes back has an app waiting for it."""
         self._wanted: list[WantedVersion] | None = None
         self._base: tuple[str, Sha256] | None = None
         self._poll_seconds = POLL_SECONDS
@@ -89,10 +100,13 @@ class Agent:
         self._leaving = False
         self._told_leaving = threading.Event()
         self._stopping = threading.Event()
+        self._wake = threading.Event()
+        """There is a reason to look now."""
 
     def stop(self) -> None:
         """End `run` soon. What the engine holds stays: the next agent adopts it."""
         self._stopping.set()
+        self._wake.set()
 
     def not_ready(self) -> str:
         """Why this replica should not join its pool yet, in words; empty when it may: the engine answers, the
@@ -122,6 +136,7 @@ class Agent:
         return False
 
     def run(self) -> None:
+        threading.Thread(target=self._hear_bell, name="agent-bell", daemon=True).start()
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="agent-work") as pool:
             self._guarded(self._adopt)
             busy: Future[None] | None = None
@@ -129,15 +144,25 @@ class Agent:
                 self._guarded(self._look_and_sync)
                 if busy is None and (action := self._next()) is not None:
                     busy = pool.submit(self._guarded, partial(self._perform, action))
-                if self._rest(busy):
+                    busy.add_done_callback(lambda _: self._wake.set())  # worth reporting at once
+                self._wake.wait(self._poll_seconds)
+                self._wake.clear()
+                if busy is not None and busy.done():
                     busy = None
 
-    def _rest(self, busy: Future[None] | None) -> bool:
-        """Wait for the next round. True when the work in progress ended, which is worth reporting at once."""
-        if busy is None:
-            self._stopping.wait(self._poll_seconds)
-            return False
-        return bool(wait([busy], timeout=self._poll_seconds).done)
+    def _hear_bell(self) -> None:
+        """Wake the loop whenever the platform rings. What is not heard is found by the next poll."""
+        path, wish = f"/worker/v1/pools/{self._settings.pool}/wait", PoolWait(seconds=WAIT_SECONDS)
+        pauses = growing_pauses()
+        while not self._stopping.is_set():
+            try:
+                self._platform.post_for_nothing(path, wish, timeout=WAIT_SECONDS + 5)
+            except (Refused, Unreachable):  # an older platform, or one that is away
+                self._stopping.wait(next(pauses))
+                continue
+            pauses = growing_pauses()
+            self._wake.set()
+            self._stopping.wait(SHORTEST_POLL)  # however fast it rings
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:
@@ -268,8 +293,6 @@ class Agent:
             case Forget(digest):
                 self._cache.delete(digest)
                 self._records.pop(digest, None)
-                for known in [known for known in self._base_before if known[0] == digest]:
-                    del self._base_before[known]
 
     def _learn_base(self, base: str) -> None:
         """Without the base's digest nothing is loaded, and the platform hears why."""
@@ -338,15 +361,20 @@ class Agent:
         return Record(name, state="ready", proof=proof, load_ms=load_ms, incarnation=view.incarnation)
 
     def _prove(self, view: EngineView, name: str, digest: Sha256, manifest: AdapterManifest) -> ServingProof:
-        """In full the first time, shortly after a restart of the same engine."""
-        known = (digest, view.version, view.base, view.max_length)
-        golden, length = manifest.golden, view.max_length
-        if before := self._base_before.get(known):
-            proof = prove_again(self._engine, name=name, max_length=length, golden=golden, base_before=before)
+        """In full the first time, shortly after a restart of the same engine. The base is asked once for the
+        same samples: versions of one dataset have them in common."""
+        engine, golden = (view.version, view.base, str(view.max_length)), manifest.golden
+        samples = (*engine, sha256(repr(golden).encode()).hexdigest())
+        base, length = self._base_gave.get(samples), view.max_length
+        if base and (*engine, digest) in self._proven:
+            proof = prove_again(self._engine, name=name, max_length=length, golden=golden, base_gave=base)
             if proof is not None:
                 return proof
-        proof, base = prove(self._engine, name=name, base=view.base, max_length=length, golden=golden)
-        self._base_before[known] = base
+        proof, base = prove(
+            self._engine, name=name, base=view.base, max_length=length, golden=golden, base_gave=base
+        )
+        _remember(self._base_gave, samples, base)
+        _remember(self._proven, (*engine, digest), None)
         return proof
 
     def _checked(self, folder: Path, digest: Sha256, *, is_registered: bool) -> AdapterManifest:
@@ -367,6 +395,13 @@ class Agent:
     def _check_stopped(self) -> None:
         if self._stopping.is_set():
             raise Stopped
+
+
+def _remember(known: dict[tuple[str, ...], T], key: tuple[str, ...], value: T) -> None:
+    """In the place of the oldest once there are too many."""
+    if len(known) >= MOST_REMEMBERED:
+        del known[next(iter(known))]
+    known[key] = value
 
 
 def _in_words(action: Action) -> str:

@@ -28,11 +28,18 @@ class NotProven(Exception):
 
 
 def prove(
-    engine: Engine, *, name: str, base: str, max_length: int, golden: Sequence[GoldenSample]
-) -> tuple[ServingProof, list[float]]:
+    engine: Engine,
+    *,
+    name: str,
+    base: str,
+    max_length: int,
+    golden: Sequence[GoldenSample],
+    base_gave: list[list[float]] | None = None,
+) -> tuple[ServingProof, list[list[float]]]:
     """Measure `name` and `base` on the engine against the trainer's numbers.
 
-    Also returns what the base gave for the first sample, for `prove_again`. Raises EngineError and NotProven.
+    Also returns what the base gave for each sample (nats), which the next call is spared with as `base_gave`.
+    Raises EngineError and NotProven.
     """
     samples = [fitted for sample in golden if (fitted := _fit(sample, max_length))]
     if not samples:
@@ -41,14 +48,17 @@ def prove(
         )
     asked = [(sample.prompt_ids, sample.target_ids) for sample in samples]
     engine.warm_up(name, samples[0].prompt_ids)
-    adapter, base_alone = engine.target_logprobs(name, asked), engine.target_logprobs(base, asked)
+    adapter, base_alone = (
+        engine.target_logprobs(name, asked),
+        base_gave or engine.target_logprobs(base, asked),
+    )
     proof = judge(
         [value for values in adapter for value in values],
         [value for values in base_alone for value in values],
         [value for sample in samples for value in sample.logprobs],
         [value for sample in samples for value in sample.base_logprobs],
     )
-    return proof, base_alone[0]
+    return proof, base_alone
 
 
 def prove_again(
@@ -57,14 +67,14 @@ def prove_again(
     name: str,
     max_length: int,
     golden: Sequence[GoldenSample],
-    base_before: Sequence[float],
+    base_gave: Sequence[Sequence[float]],
 ) -> ServingProof | None:
     """The proof after a restart of the same engine, short because apps wait: the sample that training changed
     most, against what the base gave for it before. None where that does not settle it: prove in full then."""
     sample = next(fitted for one in golden if (fitted := _fit(one, max_length)))
     [adapter] = engine.target_logprobs(name, [(sample.prompt_ids, sample.target_ids)])
     try:
-        proof = judge(adapter, base_before, sample.logprobs, sample.base_logprobs)
+        proof = judge(adapter, base_gave[0], sample.logprobs, sample.base_logprobs)
     except NotProven:
         return None
     return proof if proof.code == "applied" else None

@@ -19,6 +19,7 @@ Permission = Literal[
     "alias.rollback",
     "key.manage",
     "pool.manage",
+    "replica.manage",
     "member.manage",
 ]
 
@@ -36,6 +37,7 @@ PERMISSIONS: Mapping[Permission, frozenset[Role]] = {
     "alias.rollback": _LEADS,
     "key.manage": _LEADS,
     "pool.manage": _LEADS,
+    "replica.manage": _ADMINS,
     "member.manage": _ADMINS,
 }
 
@@ -48,7 +50,8 @@ _IN_WORDS: Mapping[Permission, str] = {
     "alias.publish": "publish a version",
     "alias.rollback": "roll an alias back",
     "key.manage": "make or revoke API keys",
-    "pool.manage": "drain replicas or pin versions",
+    "pool.manage": "pin versions",
+    "replica.manage": "drain replicas",
     "member.manage": "add or change members",
 }
 

@@ -37,7 +37,9 @@ def queue_evaluation(*, version: AdapterVersion, by: User | None = None) -> Eval
         adapter_model=version.serving_name,
         endpoint="",
         api_key="",
-        split=None if run.eval_data else SplitSpec(share=run.spec.heldout_share, seed=run.spec.seed),
+        split=None
+        if run.eval_data
+        else SplitSpec(share=run.spec.heldout_share, seed=run.spec.seed, group=run.spec.heldout_group),
         max_tokens=PLAIN_MAX_TOKENS if think.family == "plain" else MAX_TOKENS,
         think=think,
     )

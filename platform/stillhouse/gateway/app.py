@@ -1,6 +1,7 @@
-"""The gateway as an ASGI application: three paths, and nothing else.
+"""The gateway as an ASGI application: four paths, and nothing else.
 
-`POST /v1/chat/completions`, `POST /v1/completions`, `GET /v1/models` (and `/v1/models/<name>`).
+`POST /v1/chat/completions`, `POST /v1/completions`, `POST /v1/responses`, `GET /v1/models` (and
+`/v1/models/<name>`).
 """
 
 import json
@@ -12,13 +13,13 @@ import aiohttp
 from stillhouse.accounts.keys import INFERENCE, MODELS
 from stillhouse.core.secrets import same
 from stillhouse.gateway.answers import (
-    END_OF_STREAM,
     StreamedAnswer,
     WholeAnswer,
     engine_error,
     interrupted,
 )
 from stillhouse.gateway.auth import Caller, bearer_token, identify, wrong_key
+from stillhouse.gateway.cold import ColdVersions
 from stillhouse.gateway.config import GatewayConfig
 from stillhouse.gateway.connection import Call, ClientGone, ClientWatch, Receive, Scope, Send, check_headers
 from stillhouse.gateway.errors import ApiError, Headers
@@ -27,16 +28,21 @@ from stillhouse.gateway.limits import Limits
 from stillhouse.gateway.link import DatabaseLink
 from stillhouse.gateway.metrics import CONTENT_TYPE, OTHER, Metrics
 from stillhouse.gateway.requests import Endpoint, InferenceRequest, parse_request
-from stillhouse.gateway.routing import Target, list_models, not_found, resolve
+from stillhouse.gateway.response_input import parse_response_request
+from stillhouse.gateway.response_output import StreamedResponse, WholeResponse
+from stillhouse.gateway.routing import Cold, Target, list_models, not_found, resolve
 from stillhouse.gateway.shadow import Shadows
 from stillhouse.gateway.snapshot import Snapshot
+from stillhouse.gateway.tracing import Tracing
 from stillhouse.gateway.upstream import Upstream
 
 logger = logging.getLogger("stillhouse.gateway")
 
+_RESPONSES = "/v1/responses"
 _INFERENCE: dict[str, Endpoint] = {
     "/v1/chat/completions": "chat/completions",
     "/v1/completions": "completions",
+    _RESPONSES: "chat/completions",
 }
 _MODELS = "/v1/models"
 _METRICS = "/metrics"
@@ -45,7 +51,7 @@ _CLIENT_CLOSED = 499
 NOTHING_HERE = ApiError(
     404,
     "unknown_url",
-    "There is nothing here. The API is /v1/chat/completions, /v1/completions and /v1/models.",
+    "There is nothing here. The API is /v1/chat/completions, /v1/completions, /v1/responses and /v1/models.",
 )
 _STREAM_HEADERS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -62,9 +68,11 @@ class Gateway:
         self.ledger = Ledger(config)
         self._limits = Limits()
         self.link = DatabaseLink(config, self.ledger, self._limits)
+        self.cold = ColdVersions(self.link, config)
         self._upstream = Upstream(config)
+        self.tracing = Tracing(enabled=config.tracing)
         self.shadows = Shadows(self._upstream, self.ledger.begin, self.ledger.end)
-        self._metrics = Metrics(self.link, self.ledger, self.shadows)
+        self._metrics = Metrics(self.link, self.ledger, self.shadows, self.cold)
 
     @classmethod
     def from_settings(cls) -> Self:
@@ -123,6 +131,7 @@ class Gateway:
             record.total_ms = record.elapsed_ms()
             if record.served:
                 self._book(call)
+        call.end_span()
         self._metrics.in_flight.dec()
         if call.path != _METRICS:
             self._metrics.count(_endpoint_of(call.path), record)
@@ -155,13 +164,16 @@ class Gateway:
             await self._models(call, caller)
             return
         caller.require(INFERENCE)
+        trace, call.end_span = self.tracing.begin(call.record, call.path, call.scope["headers"])
+        call.upstream_headers |= trace
         if caller.key is not None:
             call.record.key = caller.key.id
             call.headers += self._limits.admit(caller.key)
         raw = await call.read_body(max_bytes=self._config.max_body_bytes, seconds=self._config.body_seconds)
-        request = parse_request(endpoint, raw)
+        is_response = call.path == _RESPONSES
+        request = parse_response_request(raw) if is_response else parse_request(endpoint, raw)
         call.record.model = request.model
-        target = await self._target(caller, request)
+        target = await self._target(call, caller, request)
         call.record.served, call.record.version, call.record.alias = target.name, target.version, target.alias
         self.ledger.begin(call.record)
         call.headers.append((b"x-stillhouse-version", target.name.encode()))
@@ -197,14 +209,20 @@ class Gateway:
             raise wrong_key()
         return caller
 
-    async def _target(self, caller: Caller, request: InferenceRequest) -> Target:
-        try:
+    async def _target(self, call: Call, caller: Caller, request: InferenceRequest) -> Target:
+        def now() -> Target:
             return resolve(self._snapshot(), caller, request.model, request.user)
+
+        try:
+            return now()
+        except Cold:
+            pass
         except ApiError as error:
             if error.status not in (403, 404):
                 raise
-        await self.link.catch_up()  # published or approved a moment ago?
-        return resolve(self._snapshot(), caller, request.model, request.user)
+            await self.link.catch_up()  # published or approved a moment ago?
+        async with ClientWatch(call.receive):
+            return await self.cold.wait(now)
 
     async def _models(self, call: Call, caller: Caller) -> None:
         models = list_models(self._snapshot(), caller)
@@ -224,22 +242,24 @@ class Gateway:
         body = request.upstream_body(target.name)
         async with (
             ClientWatch(call.receive),
-            self._upstream.answer(target.replicas, request.endpoint, body, call.record.id) as response,
+            self._upstream.answer(target.replicas, request.endpoint, body, call.upstream_headers) as response,
         ):
             raw = await _read(response)
         if response.status != 200:
             raise engine_error(response.status, raw)
-        answer = WholeAnswer(request, target, call.record).rewrite(raw)
+        kind = WholeAnswer if request.echo is None else WholeResponse
+        answer = kind(request, target, call.record).rewrite(raw)
         call.record.status = 200
         self._book(call)
         await call.send_body(200, answer)
 
     async def _stream(self, call: Call, request: InferenceRequest, target: Target) -> None:
         body = request.upstream_body(target.name)
-        answer = StreamedAnswer(request, target, call.record)
+        kind = StreamedAnswer if request.echo is None else StreamedResponse
+        answer = kind(request, target, call.record)
         async with (
             ClientWatch(call.receive),
-            self._upstream.answer(target.replicas, request.endpoint, body, call.record.id) as response,
+            self._upstream.answer(target.replicas, request.endpoint, body, call.upstream_headers) as response,
         ):
             if response.status != 200:
                 raise engine_error(response.status, await _read(response))
@@ -253,7 +273,7 @@ class Gateway:
 def _endpoint_of(path: str) -> str:
     if path == _MODELS or path.startswith(_MODELS + "/"):
         return "models"
-    return _INFERENCE.get(path, OTHER)
+    return path.removeprefix("/v1/") if path in _INFERENCE else OTHER
 
 
 def _internal_error(request_id: str) -> ApiError:
@@ -276,8 +296,8 @@ async def _pass_on(response: aiohttp.ClientResponse, answer: StreamedAnswer, cal
             if out := answer.feed(piece):
                 await call.send({"type": "http.response.body", "body": out, "more_body": True})
         if answer.ended:
-            return END_OF_STREAM
+            return answer.end()
     except (aiohttp.ClientError, TimeoutError, ApiError) as error:
         logger.warning("request %s was cut off by the engine: %s", call.record.id, type(error).__name__)
     call.record.code = interrupted().code
-    return b"data: " + interrupted().body() + b"\n\n" + END_OF_STREAM
+    return answer.broken(interrupted())

@@ -31,8 +31,14 @@ class GatewayConfig:
     keep_alive_seconds: float = 4.0
     """Of idle connections to engines. vLLM's server closes them after 5 s; we have to be first."""
     max_engine_connections: int = 1024
+    cold_seconds: float = 8.0
+    """How long a request waits for a version that is not loaded. Loading takes one to three seconds."""
+    max_cold_requests: int = 256
+    """Requests that wait so at a time."""
     max_shadows: int = 8
     """Shadow copies at a time. They take room on the engines that answer apps, so they are few."""
+    tracing: bool = False
+    """Make OpenTelemetry spans."""
     metrics_token: str = ""
     """What a reader of /metrics shows as its bearer token. Empty: there is no /metrics."""
     spool_bytes: int = 1024 * MEBIBYTE
@@ -46,4 +52,5 @@ class GatewayConfig:
             database_url=settings.DATABASE_URL,
             spool_dir=settings.SPOOL_DIR,
             metrics_token=settings.METRICS_TOKEN,
+            tracing=settings.TRACING,
         )

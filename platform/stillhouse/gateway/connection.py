@@ -104,6 +104,9 @@ class Call:
             (b"x-stillhouse-request", ours),
         ]
         """Of the answer, whatever it will be."""
+        self.upstream_headers = {"X-Request-Id": self.record.id}
+        """Of the request to the engine."""
+        self.end_span: Callable[[], None] = lambda: None
         self.booked = False
         """The record is in the ledger."""
         self.status = 0

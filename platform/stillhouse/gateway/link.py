@@ -14,12 +14,15 @@ from stillhouse.gateway.config import GatewayConfig
 from stillhouse.gateway.ledger import Ledger
 from stillhouse.gateway.limits import Limits
 from stillhouse.gateway.snapshot import Connection, Snapshot, read_snapshot
+from stillhouse.serving.wishes import WANT_VERSION
 
 logger = logging.getLogger(__name__)
 
 _MISS_SECONDS = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 _GATHER_SECONDS = 0.02  # a burst of notifications is one read
+_WISH_SECONDS = 1.0
+_MOST_WISHES = 1024
 
 
 class DatabaseLink:
@@ -34,6 +37,9 @@ class DatabaseLink:
         self._wake = asyncio.Event()  # set: the next read begins as soon as the one under way ends
         self._next_read: asyncio.Future[None] | None = None
         self._next_miss_read = 0.0
+        self._read_ended = asyncio.Event()
+        self._wishes: set[str] = set()
+        self._wished: dict[str, float] = {}  # version id -> when it was last asked for
         self.snapshot: Snapshot | None = None
         """None until Postgres was reached for the first time."""
         self.connected = False
@@ -85,6 +91,30 @@ class DatabaseLink:
             async with asyncio.timeout(self._config.database_seconds):
                 await asyncio.shield(self._next_read)
 
+    def want(self, version: str) -> None:
+        """Have the pools load a version, by id: noted here, written beside the next read. However many
+        requests ask for it, it is written once a second."""
+        now = monotonic()
+        if now - self._wished.get(version, -_WISH_SECONDS) < _WISH_SECONDS:
+            return
+        if len(self._wished) >= _MOST_WISHES:
+            self._wished = {known: at for known, at in self._wished.items() if now - at < _WISH_SECONDS}
+        if len(self._wished) < _MOST_WISHES:
+            self._wished[version] = now
+            self._wishes.add(version)
+            self._wake.set()
+
+    async def news(self, deadline: float) -> bool:
+        """Wait for the end of a read, also of one under way; False when there is none before `deadline`, a
+        time of the event loop."""
+        self._read_ended.clear()
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._read_ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
     async def _forever(self, what: str, follow: Callable[[Connection], Awaitable[None]]) -> None:
         """Keep doing it. Whatever went wrong, the only answer is a new connection: a gateway that stopped
         following would never hear of a revoked key."""
@@ -129,6 +159,7 @@ class DatabaseLink:
     async def _follow(self, connection: Connection) -> None:
         try:
             while True:
+                await self._write_wishes(connection)
                 await self._read(connection)
                 await self._wait()
         finally:
@@ -141,6 +172,11 @@ class DatabaseLink:
         while True:
             await self._ledger.flush(connection)
             await asyncio.sleep(self._config.copy_seconds)
+
+    async def _write_wishes(self, connection: Connection) -> None:
+        while self._wishes:
+            async with asyncio.timeout(self._config.database_seconds):
+                await connection.execute(WANT_VERSION, [self._wishes.pop()])
 
     async def _read(self, connection: Connection) -> None:
         self._wake.clear()
@@ -155,6 +191,7 @@ class DatabaseLink:
             self.read_at = monotonic()
             self.reads += 1
         finally:
+            self._read_ended.set()
             if not waiting.done():
                 waiting.set_result(None)
 

@@ -7,7 +7,7 @@ from stillhouse.gateway.errors import ApiError, invalid
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _MAX_MESSAGES = 4096
 _TEXT_PARTS = ("text", "refusal")
-_MEDIA_PARTS = (
+MEDIA_PARTS = (
     "image_url",
     "input_image",
     "input_audio",
@@ -65,7 +65,7 @@ def _check_part(place: str, part: Any) -> None:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind in _TEXT_PARTS and isinstance(part.get(kind), str):
         return
-    if kind in _MEDIA_PARTS:
+    if kind in MEDIA_PARTS:
         raise ApiError(
             400,
             "media_not_supported",

@@ -6,6 +6,7 @@ from time import monotonic
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from stillhouse.gateway.cold import ColdVersions
 from stillhouse.gateway.ledger import Ledger
 from stillhouse.gateway.link import DatabaseLink
 from stillhouse.gateway.shadow import Shadows
@@ -20,7 +21,7 @@ OTHER = "other"
 class Metrics:
     """One process's figures."""
 
-    def __init__(self, link: DatabaseLink, ledger: Ledger, shadows: Shadows) -> None:
+    def __init__(self, link: DatabaseLink, ledger: Ledger, shadows: Shadows, cold: ColdVersions) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "stillhouse_gateway_requests",
@@ -67,6 +68,8 @@ class Metrics:
             "Shadow copies not made since the start, for want of room.",
             lambda: shadows.dropped,
         )
+
+        self._watch("cold_waiting", "Requests that wait for a version to be loaded.", lambda: cold.waiting)
 
     def _watch(self, name: str, what: str, value: Callable[[], float]) -> None:
         Gauge(f"stillhouse_gateway_{name}", what, registry=self._registry).set_function(value)

@@ -37,6 +37,8 @@ class InferenceRequest:
     """The output has to fit a grammar from its first token, so it cannot begin inside a think block."""
     body: Body
     """For the engine; `model` is still to be replaced by the name of what answers."""
+    echo: Body | None = None
+    """Of a request to /v1/responses: what the answer repeats of it. None for the other endpoints."""
 
     @property
     def user(self) -> str:
@@ -66,13 +68,13 @@ class InferenceRequest:
 
 def parse_request(endpoint: Endpoint, raw: bytes) -> InferenceRequest:
     """The request in `raw`; raises ApiError 400 that names the field and what to do."""
-    body = {name: value for name, value in _read_json(raw).items() if value is not None}
+    body = {name: value for name, value in read_json(raw).items() if value is not None}
     model = check_name(body.get("model"))
-    stream = _take_flag(body, "stream")
+    stream = take_flag(body, "stream")
     options = body.pop("stream_options", None)
     if options is not None and (not stream or not isinstance(options, dict)):
         raise invalid("stream_options", "`stream_options` is an object, and goes with `stream: true` only.")
-    _check_fields(body, _CHAT_FIELDS if endpoint == "chat/completions" else _COMPLETION_FIELDS)
+    check_fields(body, CHAT_FIELDS if endpoint == "chat/completions" else _COMPLETION_FIELDS)
     if endpoint == "chat/completions":
         check_messages(body.get("messages"))
     elif "prompt" not in body:
@@ -86,12 +88,13 @@ def parse_request(endpoint: Endpoint, raw: bytes) -> InferenceRequest:
         model=model,
         stream=stream,
         wants_usage=bool(options and options.get("include_usage")),
-        constrained=_is_constrained(body),
+        constrained=is_constrained(body),
         body=body,
     )
 
 
-def _read_json(raw: bytes) -> Body:
+def read_json(raw: bytes) -> Body:
+    """The JSON object in `raw`; raises ApiError 400."""
     try:
         body = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
@@ -116,19 +119,21 @@ def _refuse_constant(name: str) -> NoReturn:
     raise invalid(None, f"The body is not JSON: it has no value {name}.", code="invalid_json")
 
 
-def _take_flag(body: Body, name: str) -> bool:
+def take_flag(body: Body, name: str) -> bool:
+    """A flag, taken out of the body; False where it is not there."""
     value = body.pop(name, False)
     if not isinstance(value, bool):
         raise invalid(name, f"`{name}` is true or false.")
     return value
 
 
-def _is_constrained(body: Body) -> bool:
+def is_constrained(body: Body) -> bool:
+    """Whether the output has to fit a grammar."""
     kind = body.get("response_format", {}).get("type")
     return kind in ("json_object", "json_schema") or "structured_outputs" in body
 
 
-def _check_fields(body: Body, fields: Mapping[str, Check]) -> None:
+def check_fields(body: Body, fields: Mapping[str, Check]) -> None:
     """Check every field by its rule, drop those that mean nothing here, refuse the rest."""
     for name in list(body):
         if name in _DROPPED:
@@ -266,7 +271,7 @@ _COMMON_FIELDS: dict[str, Check] = {
     "allowed_token_ids": _list,
     "structured_outputs": _object,
 }
-_CHAT_FIELDS: dict[str, Check] = _COMMON_FIELDS | {
+CHAT_FIELDS: dict[str, Check] = _COMMON_FIELDS | {
     "messages": _anything,
     "max_completion_tokens": _integer(1, 1_000_000),
     "logprobs": _boolean,

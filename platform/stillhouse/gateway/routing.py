@@ -12,7 +12,10 @@ from workers.contract import ThinkContract
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+([.:@/][A-Za-z0-9_-]+)*", re.ASCII)
 _MAX_NAME_CHARS = 160
-LOADING_RETRY_SECONDS = 2
+
+LOADING_SECONDS, ASKED_FOR_SECONDS, AWAY_SECONDS = 2, 5, 30
+"""When to ask again for what has no replica: one is loading it; none is yet; there is no healthy one at all
+(an engine takes half a minute to start)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,14 @@ class Target:
     """Gets a copy of this very request."""
 
 
+@dataclass
+class Cold(ApiError):
+    """No replica has the version now. One may have it soon: it is worth asking for, and a moment's wait."""
+
+    version: str = ""
+    """Its id."""
+
+
 def check_name(name: object) -> str:
     """The model's name, safe to look up, log and record; ApiError 400 for anything else."""
     if not isinstance(name, str) or not name:
@@ -47,7 +58,7 @@ def resolve(snapshot: Snapshot, caller: Caller, name: str, user: str = "") -> Ta
     Raises:
         ApiError: 404 model_not_found for what does not exist, is not published or belongs to somebody else
         (all alike);
-            403 model_not_approved; 503 model_loading or model_unavailable.
+            403 model_not_approved; 503 model_unavailable, or model_loading (Cold where waiting makes sense).
     """
     if caller.models is not None and name not in caller.models:
         raise not_found(name)
@@ -55,17 +66,15 @@ def resolve(snapshot: Snapshot, caller: Caller, name: str, user: str = "") -> Ta
     if found is None:
         raise not_found(name)
     if isinstance(found, Base):
-        target, failed = Target(found.id, found.think, found.replicas), False
-    elif isinstance(found, Version):
-        _check_approved(found, caller, name)
-        target, failed = _target(found), found.failed
-    else:
-        version = _answering(found, name, f"{caller.id}:{user}" if user else caller.id)
-        _check_approved(version, caller, name)
-        target, failed = _target(version, name, _shadow(found.shadow, name)), version.failed
-    if not target.replicas:
-        raise _not_ready(name, failed=failed)
-    return target
+        if not found.replicas:
+            raise _away(name)
+        return Target(found.id, found.think, found.replicas)
+    if isinstance(found, Version):
+        _check_loaded(found, caller, name)
+        return _target(found)
+    version = _answering(found, name, f"{caller.id}:{user}" if user else caller.id)
+    _check_loaded(version, caller, name)
+    return _target(version, name, _shadow(found.shadow, name))
 
 
 def _target(version: Version, alias: str = "", shadow: Target | None = None) -> Target:
@@ -133,21 +142,39 @@ def not_found(name: str) -> ApiError:
     )
 
 
-def _not_ready(name: str, *, failed: bool) -> ApiError:
-    if failed:
-        return ApiError(
+def _check_loaded(version: Version, caller: Caller, name: str) -> None:
+    """Raises ApiError for a version that may not answer, or that no replica has now."""
+    _check_approved(version, caller, name)
+    if version.replicas:
+        return
+    if version.failed:
+        raise ApiError(
             503,
             "model_unavailable",
             f"The engine could not load `{name}`. The page of the version says why; "
             "publish another version meanwhile.",
             param="model",
         )
+    if not version.base.replicas:
+        raise _away(name)
+    raise Cold(
+        503,
+        "model_loading",
+        f"`{name}` is being loaded. Try again in a few seconds.",
+        param="model",
+        retry_after=LOADING_SECONDS if version.loading else ASKED_FOR_SECONDS,
+        version=version.id,
+    )
+
+
+def _away(name: str) -> ApiError:
     return ApiError(
         503,
         "model_loading",
-        f"`{name}` is not ready on any replica yet. Try again in a few seconds.",
+        f"No engine that could answer for `{name}` is running just now: it may be restarting. "
+        "Try again in half a minute; if it stays away, tell your operator.",
         param="model",
-        retry_after=LOADING_RETRY_SECONDS,
+        retry_after=AWAY_SECONDS,
     )
 
 

@@ -56,7 +56,8 @@ class Shadows:
         self._begin(record)
         try:
             body = request.upstream_body(target.name)
-            async with self._upstream.answer(target.replicas, request.endpoint, body, record.id) as response:
+            headers = {"X-Request-Id": record.id}
+            async with self._upstream.answer(target.replicas, request.endpoint, body, headers) as response:
                 raw = await response.read()
                 if response.status != 200:
                     raise engine_error(response.status, raw)

@@ -66,6 +66,8 @@ class Version:
     """Healthy ones whose agent reports this version ready."""
     failed: bool
     """A replica tried to load it and could not, and none has it ready."""
+    loading: bool
+    """A healthy replica is loading it, and none has it ready."""
     created: int
 
 
@@ -121,7 +123,7 @@ _REPLICAS = f"""
            pool.base_id
     FROM serving_replica AS replica JOIN serving_pool AS pool ON pool.name = replica.pool_id
     WHERE replica.healthy AND replica.draining = ''"""
-_HOLDINGS = "SELECT version_id, replica_id, state FROM serving_holding WHERE state <> 'loading'"
+_HOLDINGS = "SELECT version_id, replica_id, state FROM serving_holding"
 _BASES = """
     SELECT base.id, base.think, extract(epoch FROM min(pool.created_at))::bigint
     FROM catalog_basemodel AS base JOIN serving_pool AS pool ON pool.base_id = base.id GROUP BY base.id"""
@@ -210,12 +212,14 @@ def _make_versions(
     """Versions by id. One whose base has no pool is left out: there is nowhere it could be served."""
     healthy = {replica_id: Replica(replica_id, url, stale) for replica_id, url, stale, _ in replicas}
     ready: dict[str, list[Replica]] = defaultdict(list)
-    failed = set()
+    failed, loading = set(), set()
     for version_id, replica_id, state in holdings:
-        if state == "ready" and replica_id in healthy:
-            ready[version_id].append(healthy[replica_id])
-        elif state == "failed":
+        if state == "failed":
             failed.add(version_id)
+        elif replica_id in healthy and state == "ready":
+            ready[version_id].append(healthy[replica_id])
+        elif replica_id in healthy:
+            loading.add(version_id)
     return {
         version_id: Version(
             id=version_id,
@@ -223,8 +227,9 @@ def _make_versions(
             name=name,
             state=state,
             base=bases[base_id],
-            replicas=tuple(ready[version_id]),
+            replicas=tuple(ready.get(version_id, ())),
             failed=version_id in failed and version_id not in ready,
+            loading=version_id in loading and version_id not in ready,
             created=created,
         )
         for version_id, workspace_id, name, state, base_id, created in versions

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from random import random
@@ -61,9 +61,9 @@ class Upstream:
 
     @asynccontextmanager
     async def answer(
-        self, replicas: Sequence[Replica], endpoint: str, body: bytes, request_id: str
+        self, replicas: Sequence[Replica], endpoint: str, body: bytes, headers: Mapping[str, str]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The response of one replica, its body still unread.
+        """The response of one replica, its body still unread. `headers` go with the request.
 
         Leaving the context before the body is read closes the connection, which stops the generation.
 
@@ -71,7 +71,7 @@ class Upstream:
             ApiError: 503 engine_unreachable when no replica answers, 504 engine_timeout when one stays
             silent.
         """
-        replica, response = await self._first_answer(replicas, endpoint, body, request_id)
+        replica, response = await self._first_answer(replicas, endpoint, body, headers)
         try:
             async with response:
                 yield response
@@ -79,7 +79,7 @@ class Upstream:
             self._release(replica)
 
     async def _first_answer(
-        self, replicas: Sequence[Replica], endpoint: str, body: bytes, request_id: str
+        self, replicas: Sequence[Replica], endpoint: str, body: bytes, headers: Mapping[str, str]
     ) -> tuple[Replica, aiohttp.ClientResponse]:
         """Ask one replica after the other while none has answered; the returned one is counted as busy."""
         left = list(replicas)
@@ -90,7 +90,7 @@ class Upstream:
             self._busy[replica.id] += 1
             kept = False
             try:
-                response = await self._post(replica, endpoint, body, request_id)
+                response = await self._post(replica, endpoint, body, headers)
                 kept = response.status not in _TRY_ANOTHER or not left
                 if kept:
                     return replica, response
@@ -120,14 +120,14 @@ class Upstream:
         )
 
     async def _post(
-        self, replica: Replica, endpoint: str, body: bytes, request_id: str
+        self, replica: Replica, endpoint: str, body: bytes, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         if self._session is None:
             raise RuntimeError("start() comes first")
         return await self._session.post(
             _engine_url(replica.url, endpoint),
             data=body,
-            headers={"X-Request-Id": request_id},
+            headers=headers,
             allow_redirects=False,
         )
 

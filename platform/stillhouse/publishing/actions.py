@@ -1,6 +1,7 @@
 """Writes of publishing: which version an alias answers with, and which part. Every change is a new row."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from django.db import transaction
@@ -14,7 +15,8 @@ from stillhouse.core.errors import NotFound, UserError
 from stillhouse.core.notify import GATEWAY, notify
 from stillhouse.publishing.models import Alias, Publication, Share
 from stillhouse.publishing.queries import canary_of, current_publication, rollback_target, shadow_of
-from stillhouse.serving.queries import is_ready
+from stillhouse.serving.queries import is_ready, may_load
+from stillhouse.serving.use import want_version
 from stillhouse.training.names import check_model_name
 
 
@@ -27,7 +29,34 @@ class Part:
     shadow: bool = False
 
 
-@transaction.atomic
+class NotReady(UserError):
+    """No replica would answer for the version now."""
+
+    def __init__(self, version: AdapterVersion) -> None:
+        super().__init__(
+            "not_ready",
+            f"No replica is ready to serve {version} at the moment.",
+            "version",
+            "It is being loaded now; try again in a few seconds."
+            if may_load(version)
+            else "Look at the pool: is an engine running, and did the version load there?",
+            status=409,
+        )
+        self.version = version
+
+
+@contextmanager
+def _change() -> Iterator[None]:
+    """One transaction. What it would answer with and is not loaded is asked for, once it is rolled back."""
+    try:
+        with transaction.atomic():
+            yield
+    except NotReady as error:
+        want_version(version=error.version)
+        raise
+
+
+@_change()
 def publish(*, by: Membership, alias_name: str, version: AdapterVersion) -> Publication:
     """Let the alias answer with the version from the next request on, every time; the alias is made when it
     is new. A canary or shadow it had ends.
@@ -49,7 +78,7 @@ def publish(*, by: Membership, alias_name: str, version: AdapterVersion) -> Publ
     return _append(by, alias, version, Publication.PUBLISH)
 
 
-@transaction.atomic
+@_change()
 def start_canary(
     *,
     by: Membership,
@@ -93,7 +122,7 @@ def end_canary(*, by: Membership, alias: Alias) -> Publication:
     return _change_shares(by, locked, current, None, shadow=False, spread=Publication.BY_USER)
 
 
-@transaction.atomic
+@_change()
 def start_shadow(*, by: Membership, alias: Alias, version: AdapterVersion, percent: int) -> Publication:
     """Send the version a copy of `percent` of the alias's requests; nobody sees its answers.
 
@@ -163,7 +192,7 @@ def _change_shares(
     return _append(by, alias, current.version, Publication.SHARES, parts, spread or current.spread)
 
 
-@transaction.atomic
+@_change()
 def rollback(*, by: Membership, alias: Alias) -> Publication:
     """Let the alias answer with what it answered with before.
 
@@ -201,13 +230,7 @@ def _check_approved(version: AdapterVersion) -> None:
 
 def _check_ready(version: AdapterVersion) -> None:
     if not is_ready(version):
-        raise UserError(
-            "not_ready",
-            f"No replica is ready to serve {version} at the moment.",
-            "version",
-            "Look at the pool: is an engine running, and did the version load there?",
-            status=409,
-        )
+        raise NotReady(version)
 
 
 def _append(

@@ -14,7 +14,7 @@ from stillhouse.adapters.models import AdapterVersion
 from stillhouse.audit.actions import record
 from stillhouse.catalog.models import BaseModel
 from stillhouse.core.errors import Conflict, NotFound, UserError
-from stillhouse.core.notify import GATEWAY, notify
+from stillhouse.core.notify import GATEWAY, POOLS, notify
 from stillhouse.serving.models import Placement, Pool, Replica
 from stillhouse.serving.queries import get_pool, is_silent
 from stillhouse.serving.report import AGENT, OPERATOR, record_report
@@ -57,7 +57,9 @@ def place_version(*, version: AdapterVersion) -> list[Placement]:
     new = [placement for placement, made in placed if made]
     if new:
         notify(GATEWAY)
-        _audit(version, "version.placed", [placement.pool_id for placement in new])
+        names = [placement.pool_id for placement in new]
+        _ring(names)
+        _audit(version, "version.placed", names)
     return [placement for placement, _ in placed]
 
 
@@ -69,6 +71,7 @@ def unplace_version(*, version: AdapterVersion) -> None:
         return
     Placement.objects.filter(version=version).delete()
     notify(GATEWAY)
+    _ring(pools)
     _audit(version, "version.unplaced", pools)
 
 
@@ -99,17 +102,20 @@ def pin_version(*, by: Membership, version: AdapterVersion, pinned: bool) -> Non
             status=409,
         )
     if rows.exclude(pinned=pinned).update(pinned=pinned):
-        _audit(version, "version.pinned" if pinned else "version.unpinned", _pools_of(version), by.user)
+        pools = _pools_of(version)
+        _ring(pools)
+        _audit(version, "version.pinned" if pinned else "version.unpinned", pools, by.user)
 
 
 @transaction.atomic
 def drain_replica(*, by: Membership, replica: Replica, draining: bool) -> None:
     """Send the replica no new requests, or send them again.
 
-    What it is answering ends as usual, and what it holds stays loaded. Raises UserError `not_allowed`, or
-    `agent_stops` for one that is stopping by itself.
+    What it is answering ends as usual, and what it holds stays loaded. Replicas serve every workspace of the
+    site, so this is for administrators. Raises UserError `not_allowed`, or `agent_stops` for one that is
+    stopping by itself.
     """
-    require(by, "pool.manage")
+    require(by, "replica.manage")
     locked = Replica.objects.select_for_update().get(pk=replica.pk)
     if locked.draining == AGENT:
         raise UserError(
@@ -140,7 +146,7 @@ def forget_replica(*, by: Membership, replica: Replica) -> None:
 
     Raises UserError `not_allowed`, or `still_reporting`.
     """
-    require(by, "pool.manage")
+    require(by, "replica.manage")
     if not is_silent(replica):
         raise UserError(
             "still_reporting",
@@ -159,6 +165,12 @@ def forget_replica(*, by: Membership, replica: Replica) -> None:
     )
     replica.delete()
     notify(GATEWAY)
+
+
+def _ring(pools: Collection[str]) -> None:
+    """Wake the pools' agents: what they should hold has changed."""
+    for pool in pools:
+        notify(POOLS, pool)
 
 
 def _pools_of(version: AdapterVersion) -> list[str]:

@@ -73,6 +73,17 @@ def is_ready(version: AdapterVersion) -> bool:
     return replicas_ready(version).exists()
 
 
+def may_load(version: AdapterVersion) -> bool:
+    """Whether a replica that takes requests would load the version when asked, and has not failed at it."""
+    replicas = Replica.objects.filter(
+        pool__placements__version=version,
+        healthy=True,
+        draining="",
+        reported_at__gt=timezone.now() - SILENCE,
+    )
+    return replicas.exclude(holdings__version=version, holdings__state=Holding.FAILED).exists()
+
+
 def holdings(version: AdapterVersion) -> QuerySet[Holding]:
     """What every replica says of the version, errors and proofs included."""
     return Holding.objects.filter(version=version).select_related("replica__pool").order_by("replica__name")

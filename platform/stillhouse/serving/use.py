@@ -3,26 +3,24 @@ loaded."""
 
 from datetime import timedelta
 
+from django.db import connection
 from django.db.models import F, Max, Q
 from django.utils import timezone
 
 from stillhouse.adapters.models import AdapterVersion
 from stillhouse.serving.models import Placement, Pool
+from stillhouse.serving.wishes import WANT_VERSION
 from stillhouse.usage.models import UsageHour
 
 NOTE_EVERY = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 
-WANT_VERSION = """
-    UPDATE serving_placement SET wanted_at = now()
-    WHERE version_id = %s AND (wanted_at IS NULL OR wanted_at < now() - interval '1 second')"""
-"""`want_version` for the gateway, which has no ORM: one parameter, the version's id."""
-
 
 def want_version(*, version: AdapterVersion) -> None:
-    """Load the version wherever it is placed, soon: its agents hear of it with their next report, within a
-    second. Asking again is harmless. Not audited: every app's request may ask."""
-    Placement.objects.filter(version=version).update(wanted_at=timezone.now())
+    """Load the version wherever it is placed, soon: its agents are woken. Asking again is harmless, and does
+    nothing within a second. Not audited: every app's request may ask."""
+    with connection.cursor() as cursor:
+        cursor.execute(WANT_VERSION, [version.pk])
 
 
 def note_use(pool: Pool) -> None:

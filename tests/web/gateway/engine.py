@@ -30,6 +30,8 @@ class Script:
     body: dict[str, Any] | None = None
     """An answer of its own, with `status`."""
     logprobs: bool = False
+    tool_calls: list[dict[str, str]] = field(default_factory=list)
+    """Functions it calls in the place of a text: name and arguments."""
 
 
 @dataclass
@@ -42,6 +44,8 @@ class Engine:
     """Models that take the pause of another script before a whole answer."""
     seen: list[dict[str, Any]] = field(default_factory=list)
     """Bodies of the requests, in order."""
+    headers: list[dict[str, str]] = field(default_factory=list)
+    """Of the requests, their names in small letters."""
     aborted: int = 0
     """Requests that were given up by the other side."""
     sent: int = 0
@@ -78,6 +82,7 @@ class Engine:
         async def handle(request: web.Request) -> web.StreamResponse:
             body = await request.json()
             self.seen.append(body)
+            self.headers.append({name.lower(): value for name, value in request.headers.items()})
             if body["model"] not in self.models:
                 message = f"The model `{body['model']}` does not exist."
                 return web.json_response({"error": {"message": message, "code": 404}}, status=404)
@@ -104,7 +109,7 @@ class Engine:
             "role": "assistant",
             "content": self.script.text,
             "reasoning": None,
-            "tool_calls": [],
+            "tool_calls": self._calls(),
         }
         return web.json_response(
             {
@@ -129,6 +134,12 @@ class Engine:
     async def _chat_chunks(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         for index in range(body.get("n", 1)):
             yield {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+        for call in self._calls():
+            whole = {"index": 0, **call}
+            head = {**whole, "function": {**whole["function"], "arguments": ""}}
+            rest = {"index": 0, "function": {"arguments": whole["function"]["arguments"]}}
+            for part, finish in ((head, None), (rest, "tool_calls")):
+                yield {"index": 0, "delta": {"tool_calls": [part]}, "finish_reason": finish}
         pieces = self._pieces()
         for number, piece in enumerate(pieces):
             finish = self.script.finish if number == len(pieces) - 1 else None
@@ -175,6 +186,12 @@ class Engine:
     def _pieces(self) -> list[str]:
         text, step = self.script.text, self.script.piece
         return [text[start : start + step] for start in range(0, len(text), step)]
+
+    def _calls(self) -> list[dict[str, Any]]:
+        return [
+            {"id": f"call_{number}", "type": "function", "function": call}
+            for number, call in enumerate(self.script.tool_calls)
+        ]
 
     def _logprobs(self, text: str) -> dict[str, Any] | None:
         if not self.script.logprobs:

@@ -33,6 +33,7 @@ class House:
 
     expert: Membership
     lead: Membership
+    admin: Membership
     outsider: Membership
     engine: Engine
     key: ApiKey
@@ -71,7 +72,10 @@ def make_house(engine: Engine) -> House:
     _, outsider_secret = create_key(by=outsider, name="their app")
     add_pool(name=registry.POOL, base=registry.available_base())
     engine.models.add(registry.DEMO_BASE)
-    house = House(_member(acme, "erin", Role.EXPERT), lead, outsider, engine, key, secret, outsider_secret)
+    admin = _member(acme, "ada", Role.ADMIN)
+    house = House(
+        _member(acme, "erin", Role.EXPERT), lead, admin, outsider, engine, key, secret, outsider_secret
+    )
     house.report()
     return house
 

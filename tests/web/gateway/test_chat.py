@@ -230,6 +230,24 @@ def test_a_stream_that_breaks_ends_in_an_error_event(
     assert str(caught.value.code) in ("engine_error", "engine_interrupted")
 
 
+@pytest.mark.parametrize(
+    ("text", "reasoning"),
+    [("plain", None), ("<think></think>plain", ""), ("<think>\n\n</think>\n\nplain", "")],
+)
+def test_no_block_is_null_and_an_empty_one_is_empty(
+    house: House, alias: str, serving: Serving, text: str, reasoning: str | None
+) -> None:
+    house.engine.script = Script(text=text, piece=3)
+    with serving.client(house.secret) as client:
+        whole: Any = client.chat.completions.create(model=alias, messages=ASK).choices[0].message
+        chunks: Any = list(client.chat.completions.create(model=alias, messages=ASK, stream=True))
+    assert (whole.content, whole.reasoning, whole.reasoning_content) == ("plain", reasoning, reasoning)
+    deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
+    said = [delta.reasoning for delta in deltas if hasattr(delta, "reasoning")]
+    assert said == ([] if reasoning is None else [""])
+    assert "".join(delta.content or "" for delta in deltas) == "plain"
+
+
 def test_an_answer_with_bytes_of_many_kinds_survives(house: House, alias: str, serving: Serving) -> None:
     text = '<think>ünïcödé 🙂</think> 日本語 \u2028 \\ " \n\n data: [DONE] {}'
     house.engine.script = Script(text=text, piece=1)

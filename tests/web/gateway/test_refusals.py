@@ -12,6 +12,8 @@ import openai
 import pytest
 
 from stillhouse.adapters.models import AdapterVersion
+from stillhouse.serving.actions import drain_replica
+from stillhouse.serving.models import Replica
 from stillhouse.usage.models import UsageRecord
 from tests.registry import DEMO_BASE
 from tests.web.gateway.engine import Engine, Script, wait_until
@@ -76,7 +78,8 @@ def test_what_is_published_but_no_longer_approved_does_not_answer(
     assert wait_until(lambda: ask(serving, house.secret, alias).status_code == 403, 3.0)
 
 
-def test_a_version_that_is_not_ready_asks_for_patience(house: House, alias: str, serving: Serving) -> None:
+def test_a_version_that_is_not_ready_asks_for_patience(house: House, alias: str, serve: Serve) -> None:
+    serving = serve(gateway_config(cold_seconds=0.1))
     house.report(held=[])
     assert wait_until(lambda: ask(serving, house.secret, alias).status_code == 503, 3.0)
     answer = ask(serving, house.secret, alias)
@@ -108,6 +111,22 @@ def test_another_replica_answers_when_one_is_away(house: House, alias: str, serv
     house.report(replica="a-dead-one", url=second.url)
     assert wait_until(lambda: bool(ask(serving, house.secret, alias) and second.seen), 3.0)
     assert [ask(serving, house.secret, alias).status_code for _ in range(6)] == [200] * 6
+    second.stop()
+
+
+def test_a_drained_replica_gets_no_new_requests(house: House, alias: str, serving: Serving) -> None:
+    second = Engine(models=set(house.engine.models))
+    second.start()
+    house.report(replica="second", url=second.url)
+    assert wait_until(lambda: bool(ask(serving, house.secret, alias) and second.seen), 3.0)
+    drain_replica(by=house.admin, replica=Replica.objects.get(url=house.engine.url), draining=True)
+    before = len(house.engine.seen)
+    reads = serving.gateway.link.reads
+    assert wait_until(lambda: serving.gateway.link.reads >= reads + 2)
+    assert [ask(serving, house.secret, alias).status_code for _ in range(8)] == [200] * 8
+    assert len(house.engine.seen) == before
+    drain_replica(by=house.admin, replica=Replica.objects.get(url=house.engine.url), draining=False)
+    assert wait_until(lambda: bool(ask(serving, house.secret, alias)) and len(house.engine.seen) > before)
     second.stop()
 
 

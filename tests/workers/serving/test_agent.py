@@ -132,6 +132,18 @@ def test_a_wanted_version_is_fetched_loaded_proven_and_reported(
     assert platform.tokens == {"Bearer agent-secret"}
 
 
+def test_the_doorbell_wakes_the_agent_long_before_its_next_poll(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    platform.sync = lambda report: (200, PoolWanted(wanted=[], poll_seconds=30))
+    with running(settings):
+        wait_for(lambda: len(platform.syncs) == 1 and platform.waits)
+        want(platform, build(base_digest))
+        platform.rings.set()
+        wait_for(lambda: held(platform, "ready"))
+    assert set(platform.waits) == {"demo"}
+
+
 def test_a_replica_that_serves_the_base_under_the_adapters_name_is_caught(
     platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
 ) -> None:
