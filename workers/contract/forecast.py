@@ -27,7 +27,7 @@ PAST_RUNS = 5
 MEMORY_SPREAD = 0.1
 """Relative half-width of the memory range: what the closed form is held to by measurement."""
 TIME_SPREAD = 0.25
-"""The same for the time when earlier runs on such a machine are known; without any, half to twice is said."""
+"""The same for the time where earlier runs or the machine's speed are known; else half to twice is said."""
 ROUGH_SPREAD = 0.35
 """What is added to either side where the tokens were guessed from characters and not counted."""
 
@@ -112,7 +112,7 @@ def forecast(
     likely = memory_of(shape, spec, chosen, load, machine, known)
     least = likely if machine.memory_bytes else memory_of(shape, spec, PLANS[-1], load, machine, known)
     seconds = run_seconds(shape, spec, chosen, load, machine) * known.seconds
-    low, high = (1 - TIME_SPREAD, 1 + TIME_SPREAD) if known.runs else (0.5, 2.0)
+    low, high = (1 - TIME_SPREAD, 1 + TIME_SPREAD) if known.runs or machine.flops else (0.5, 2.0)
     guess = ROUGH_SPREAD if rough else 0.0
     return Estimate(
         samples=load.samples,

@@ -21,6 +21,8 @@ class Machine(Message):
     """What a run may take, of the device or, when it trains on the CPU, of the host. 0: unknown."""
     cores: int = Field(default=1, ge=1)
     """Cores that a run on the CPU may use."""
+    flops: float = Field(default=0.0, ge=0)
+    """Operations a second measured on a bare product of the base's size; 0: not measured, its class tells."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ GPU_UTILISATION = 0.35
 """Share of the peak that training reaches: ASSUMED, no GPU was at hand. Runs on a class correct it."""
 CPU_CORE_FLOPS = 55e9
 """bf16 floating-point operations a second and core."""
+SHARE_OF_PRODUCT = 0.7
+"""Of the speed of a bare product, what training reaches."""
 
 
 def class_of(name: str) -> DeviceClass | None:
@@ -80,6 +84,8 @@ def usable_bytes(found: DeviceClass) -> int:
 
 def flops_per_second(machine: Machine) -> float:
     """Operations a second that training is expected to reach on it."""
+    if machine.flops:
+        return machine.flops * SHARE_OF_PRODUCT
     found = class_of(machine.name)
     if machine.device == "cpu" or found is None:
         return CPU_CORE_FLOPS * machine.cores

@@ -50,6 +50,7 @@ def facts(settings: WorkerSettings, queue: str) -> WorkerFacts:
         host=platform.node()[:120],
         devices=_devices(),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        cores=len(os.sched_getaffinity(0)),
         disk_free_bytes=shutil.disk_usage(settings.work_dir).free,
         versions={"python": platform.python_version(), **_versions()},
     )

@@ -23,6 +23,7 @@
 """
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -45,6 +46,9 @@ def train(
     """Train an adapter; see `workers.training.engine.train`. The call loads torch, the import does not."""
     # While it is imported it advises to install a package that would fetch kernels from a hub.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # Read when torch is loaded. Where other processes share the cores, threads that spin at the end of every
+    # product cost most of the time; on idle cores it makes no difference.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from workers.training.engine import train as run  # noqa: PLC0415 - importing this package must stay cheap
 
     return run(

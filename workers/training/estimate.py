@@ -3,12 +3,14 @@ rest.
 """
 
 import os
+import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from workers.contract import AdapterManifest, TrainSpec
 from workers.contract.advice import with_advice
-from workers.contract.estimate import Estimate, MemoryPlan
+from workers.contract.estimate import BaseShape, Estimate, MemoryPlan
 from workers.contract.forecast import PastRun, correction_of, forecast, past_run_of, run_seconds
 from workers.contract.machines import CPU, Machine, class_of, usable_bytes
 from workers.contract.workload import Workload, count_tokens, workload_of
@@ -42,6 +44,8 @@ def estimate_run(
         data, eval_data, spec, Renderer(load_tokenizer(base), spec.think, spec.think_policy)
     )
     shape = shape_of(opened)
+    if machine.device == "cpu" and not past:
+        machine = machine.model_copy(update={"flops": measured_flops(shape)})
     load = load_of(samples, make_plan([len(sample) for sample in samples.train], spec))
     correction = correction_of([run for folder in past if (run := past_run(folder, machine))])
     counts = count_tokens(
@@ -57,6 +61,7 @@ def estimate_run(
     return with_advice(estimate, shape, spec, with_other_settings, machine, correction)
 
 
+PROBE_TOKENS, PROBE_ROUNDS, PROBE_SECONDS = 512, 8, 0.3
 NOTHING_HELD_OUT = {"heldout_share": 0.0}
 """The samples have been split already."""
 
@@ -98,6 +103,25 @@ def past_run(folder: Path, machine: Machine) -> PastRun | None:
             "no_past_run", f"{folder} does not hold a finished run. Give the --out folder of one."
         ) from None
     return past_run_of(manifest.result, on=machine)
+
+
+def measured_flops(shape: BaseShape) -> float:
+    """bf16 operations a second of this CPU in a product as training makes them, taken in a fraction of a
+    second: cores differ by a factor of ten, by their instructions and by what else they do."""
+    import torch  # noqa: PLC0415 - not before it is needed
+
+    from workers.training.model import prepare_torch  # noqa: PLC0415
+
+    prepare_torch(0)
+    rows = torch.ones(PROBE_TOKENS, shape.hidden, dtype=torch.bfloat16)
+    weight = torch.ones(shape.intermediate, shape.hidden, dtype=torch.bfloat16)
+    operations = 2 * PROBE_TOKENS * shape.hidden * shape.intermediate
+    taken: list[float] = []
+    while len(taken) < PROBE_ROUNDS or sum(taken) < PROBE_SECONDS:
+        begun = time.perf_counter()
+        torch.nn.functional.linear(rows, weight)
+        taken.append(time.perf_counter() - begun)
+    return operations / statistics.median(taken)
 
 
 def this_machine() -> Machine:

@@ -68,6 +68,8 @@ def _text(estimate: Estimate, machine: Machine) -> str:
     made_of = (
         f"corrected by {estimate.past_runs} earlier runs"
         if estimate.past_runs
+        else "its speed measured just now"
+        if machine.device == "cpu"
         else "no earlier run known, so half to twice"
     )
     return "\n".join(
