@@ -19,6 +19,7 @@ class Proxy:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._away = False
+        self._instead: bytes | None = None
         self._left: int | None = None
         threading.Thread(target=self._accept, name=f"proxy-{self.port}", daemon=True).start()
 
@@ -31,6 +32,17 @@ class Proxy:
             yield
         finally:
             self._away = False
+
+    @contextmanager
+    def answering(self, instead: bytes) -> Iterator[None]:
+        """Every connection gets this in the server's place, whatever it asks; nothing at all: it hangs."""
+        self._instead = instead
+        self._cut()
+        try:
+            yield
+        finally:
+            self._instead = None
+            self._cut()
 
     def cut_after(self, sent: int) -> None:
         """Cut whatever is open once `sent` more bytes have gone to the server: amid an upload, say."""
@@ -50,6 +62,9 @@ class Proxy:
                 return
             if self._away:
                 client.close()
+                continue
+            if self._instead is not None:
+                threading.Thread(target=self._answer, args=(client, self._instead), daemon=True).start()
                 continue
             try:
                 server = socket.create_connection(("127.0.0.1", self.target), timeout=5)
@@ -74,6 +89,18 @@ class Proxy:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
+
+    def _answer(self, client: socket.socket, instead: bytes) -> None:
+        with self._lock:
+            self._open.add(client)
+        with contextlib.suppress(OSError):
+            while client.recv(PIECE):
+                if instead:
+                    client.sendall(instead)
+                    break
+        with self._lock:
+            self._open.discard(client)
+        client.close()
 
     def _spent(self, count: int) -> bool:
         """Whether these bytes were the last that `cut_after` allowed."""

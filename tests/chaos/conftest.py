@@ -6,16 +6,33 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.chaos.house import House
+    from tests.chaos.house import Figures, House
     from tests.world import World
+
+FIGURES: "pytest.StashKey[list[Figures]]" = pytest.StashKey()
 
 
 @pytest.fixture(scope="session")
-def houses() -> Iterator["list[House]"]:
+def houses(request: pytest.FixtureRequest) -> Iterator["list[House]"]:
     made: list[House] = []
     yield made
     for house in made:
         house.stop()
+        request.config.stash[FIGURES] = house.figures
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What each fault cost, as a table for benchmarks/README.md."""
+    figures = config.stash.get(FIGURES, [])
+    if not figures:
+        return
+    terminalreporter.section("faults")
+    terminalreporter.line("| fault | attempts | noticed after (s) | steps done again | ended after (s) |")
+    terminalreporter.line("| --- | --- | --- | --- | --- |")
+    for row in figures:
+        noticed = "-" if row.noticed is None else f"{row.noticed:.1f}"
+        again = "-" if row.lost_steps is None else str(row.lost_steps)
+        terminalreporter.line(f"| {row.fault} | {row.attempts} | {noticed} | {again} | {row.seconds:.0f} |")
 
 
 @pytest.fixture

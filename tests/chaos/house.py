@@ -10,12 +10,15 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 from django.conf import settings
 from django.db import connection
+from django.utils import timezone
 
 from stillhouse.accounts.models import Workspace
 from stillhouse.adapters.models import AdapterVersion
@@ -35,6 +38,8 @@ from workers.training.base import base_facts, open_base
 
 ROOT = Path(__file__).resolve().parents[2]
 LEASE_SECONDS = 8
+HANG_SECONDS = 30
+"""A trainer needs up to half of this to begin on a busy machine."""
 PATIENCE = 150.0
 
 
@@ -53,6 +58,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@dataclass(frozen=True)
+class Figures:
+    """What one fault cost, as the database tells it."""
+
+    fault: str
+    attempts: int
+    noticed: float | None
+    """Seconds from the fault to the end of the attempt that it hit; None when no attempt ended of it."""
+    lost_steps: int | None
+    """Steps done and reported, and done again."""
+    seconds: float
+    """From the fault to the end of the run."""
+
+
 @dataclass
 class House:
     """web, keeper and two workers of one queue; `ensure` starts whatever does not run."""
@@ -60,6 +79,10 @@ class House:
     folder: Path
     port: int = field(default_factory=free_port)
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    different: dict[str, str] = field(default_factory=dict)
+    """Environment of the workers that start from now on, for one test."""
+    figures: list["Figures"] = field(default_factory=list)
+    _hit_at: datetime | None = None
 
     def __post_init__(self) -> None:
         self.database = Proxy(_port(settings.DATABASE_URL))
@@ -81,11 +104,21 @@ class House:
                 self._spawn(name)
         until(self._web_answers)
 
+    def hit(self) -> None:
+        """Now: the figures count from here."""
+        self._hit_at = self._hit_at or timezone.now()
+
     def kill(self, *names: str, number: signal.Signals = signal.SIGKILL) -> None:
+        self.hit()
         for name in names:
             self.processes[name].send_signal(number)
             if number == signal.SIGKILL:
                 self.processes[name].wait(10)
+
+    def kill_trainers(self, number: signal.Signals = signal.SIGKILL) -> None:
+        self.hit()
+        for child in self.children():
+            os.kill(child, number)
 
     def stop(self) -> None:
         for process in self.processes.values():
@@ -126,7 +159,8 @@ class House:
         }
         if name.startswith("gpu"):
             bases, work = str(self.folder / "bases"), str(self.folder / name)
-            return {**shared, "BASES_DIR": bases, "WORK_DIR": work, "WORKER_NAME": name}
+            own = {"BASES_DIR": bases, "WORK_DIR": work, "WORKER_NAME": name}
+            return {**shared, **own, **self.different}
         return {
             **shared,
             "DATABASE_URL": f"{database.rpartition('/')[0]}/{connection.settings_dict['NAME']}",
@@ -135,6 +169,7 @@ class House:
             "REPORT_SECONDS": "0.3",
             "RETRY_SECONDS": "0.5",
             "CHECKPOINT_SECONDS": "1",
+            "HANG_SECONDS": str(HANG_SECONDS),
         }
 
     def _web_answers(self) -> bool:
@@ -202,7 +237,25 @@ class House:
         assert job.state == "succeeded", job.failure
         assert AdapterVersion.objects.filter(run=run).count() == 1
         self.check_nothing_left(run)
-        return list(Attempt.objects.filter(job=job).order_by("number"))
+        attempts = list(Attempt.objects.filter(job=job).order_by("number"))
+        self._count(job, attempts)
+        return attempts
+
+    def _count(self, job: Job, attempts: list[Attempt]) -> None:
+        if self._hit_at is None or job.finished_at is None:
+            return
+        hit = next((a for a in attempts[:-1] if a.ended_at and a.ended_at >= self._hit_at), None)
+        lost = [before.last_step - after.resumed_step for before, after in pairwise(attempts)]
+        fault = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition("::")[2].partition(" ")[0]
+        self.figures.append(
+            Figures(
+                fault=fault.removeprefix("test_").replace("_", " "),
+                attempts=len(attempts),
+                noticed=(hit.ended_at - self._hit_at).total_seconds() if hit and hit.ended_at else None,
+                lost_steps=sum(max(0, steps) for steps in lost) if lost else None,
+                seconds=(job.finished_at - self._hit_at).total_seconds(),
+            )
+        )
 
     def check_nothing_left(self, run: TrainingRun) -> None:
         attempts = Attempt.objects.filter(job=run.job_id)
@@ -221,6 +274,13 @@ class House:
 
     def clear(self) -> None:
         """Before the next test: workers forget their folders, every process runs."""
+        for process in self.processes.values():  # a test that failed may have left it asleep
+            process.send_signal(signal.SIGCONT)
+        self.kill_trainers()
+        if self.different:
+            self.different = {}
+            self.kill("gpu-1", "gpu-2")
+        self._hit_at = None
         for name in ("gpu-1", "gpu-2"):
             shutil.rmtree(self.folder / name / "jobs", ignore_errors=True)
         self.ensure()

@@ -24,8 +24,7 @@ def went_on(attempts: list[Attempt]) -> None:
 def test_kill_9_of_the_trainer(house: House, world: World) -> None:
     run = house.start_run(world)
     house.checkpointed(run)
-    [child] = house.children()
-    os.kill(child, signal.SIGKILL)
+    house.kill_trainers()
     attempts = house.check_success(run)
     assert [attempt.outcome for attempt in attempts] == ["failed", "succeeded"]
     assert attempts[0].code == "child_killed"
@@ -73,6 +72,7 @@ def test_the_message_delivered_three_times(house: House, world: World) -> None:
 def test_the_broker_away_in_the_middle_and_at_the_finish(house: House, world: World) -> None:
     run = house.start_run(world)
     house.training(run)
+    house.hit()
     with house.broker.away():
         attempts = house.check_success(run)
     assert len(attempts) == 1
@@ -82,6 +82,7 @@ def test_the_broker_away_in_the_middle_and_at_the_finish(house: House, world: Wo
 def test_postgres_away_for_less_than_the_lease(house: House, world: World) -> None:
     run = house.start_run(world)
     house.training(run)
+    house.hit()
     with house.database.away():
         time.sleep(2)
     assert len(house.check_success(run)) == 1
@@ -91,6 +92,7 @@ def test_postgres_away_for_less_than_the_lease(house: House, world: World) -> No
 def test_postgres_away_for_longer_than_the_lease(house: House, world: World) -> None:
     run = house.start_run(world)
     house.checkpointed(run)
+    house.hit()
     with house.database.away():
         time.sleep(LEASE_SECONDS * 1.5)
     attempts = house.check_success(run)
@@ -102,6 +104,7 @@ def test_postgres_away_for_longer_than_the_lease(house: House, world: World) -> 
 def test_the_store_away_and_cut_in_the_middle_of_an_upload(house: House, world: World) -> None:
     run = house.start_run(world)
     house.training(run)
+    house.hit()
     with house.store.away():
         time.sleep(3)
     house.store.cut_after(100_000)
@@ -148,8 +151,7 @@ def test_a_trainer_that_always_dies_is_given_up_in_words(house: House, world: Wo
     run = house.start_run(world)
     for attempt in (1, 2, 3):
         house.training(run, attempt=attempt)
-        for child in house.children():
-            os.kill(child, signal.SIGKILL)
+        house.kill_trainers()
         this = Attempt.objects.filter(job=run.job_id, number=attempt, ended_at__isnull=False)
         until(this.exists)
     job = house.ended(run)

@@ -5,6 +5,7 @@ the last is too old, sends the newest to the object store, and tells the platfor
 """
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -15,8 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from workers.contract import CheckpointRequest, ClaimAnswer, OutputFile
+from workers.contract import CHECKPOINT_DAMAGED, CheckpointRequest, ClaimAnswer, OutputFile
 from workers.runtime.client import WorkerClient
+from workers.runtime.outcome import JobFailed
 from workers.wire.api import Refused, Unreachable, growing_pauses
 from workers.wire.transfer import TransferError, download, make_client, sha256_of, upload
 
@@ -40,8 +42,9 @@ def restore(claim: ClaimAnswer, job_folder: Path, check: Callable[[], None]) -> 
     """Leave in `out` what this attempt may go on from; returns whether there is anything.
 
     Where the work begins anew, what earlier attempts left is removed. Otherwise the newest checkpoint counts:
-    the one on this disk, or the stored one, which is fetched. Raises TransferError when it cannot be, or is
-    not the one that the platform noted.
+    the one on this disk, or the stored one, which is fetched. A damaged one on this disk is removed, and the
+    one before it counts. Raises TransferError when the stored one cannot be fetched, JobFailed
+    `checkpoint_damaged` when it is not the one that the platform noted: the platform then drops it.
     """
     out, marker = job_folder / "out", job_folder / BEGINNING
     known = marker.read_text(encoding="utf-8") if marker.exists() else "1"
@@ -49,10 +52,30 @@ def restore(claim: ClaimAnswer, job_folder: Path, check: Callable[[], None]) -> 
         shutil.rmtree(out, ignore_errors=True)
     marker.write_text(str(claim.beginning), encoding="utf-8")
     out.mkdir(exist_ok=True)
+    _remove_damaged(out)
     here, stored = newest_step(out), claim.checkpoint
     if stored is not None and (here is None or stored.step > here):
         _fetch(claim, out / FOLDER, check)
     return newest_step(out) is not None
+
+
+def _remove_damaged(out: Path) -> None:
+    """Leave on this disk no newest checkpoint that a dying disk or a power cut has torn."""
+    while (step := newest_step(out)) is not None:
+        folder = out / FOLDER / f"step-{step:08d}"
+        if _is_whole(folder):
+            return
+        log.warning("the checkpoint at step %d is damaged; the one before it counts", step)
+        shutil.rmtree(folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every file has the digest that the manifest names."""
+    try:
+        files = json.loads((folder / MANIFEST).read_bytes())["files"]
+        return all(sha256_of(folder / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _fetch(claim: ClaimAnswer, folder: Path, check: Callable[[], None]) -> None:
@@ -62,7 +85,18 @@ def _fetch(claim: ClaimAnswer, folder: Path, check: Callable[[], None]) -> None:
     partial.mkdir(parents=True)
     with make_client() as client:
         for file in claim.checkpoint.files:
-            download(client, file.url, partial / file.name, size=file.size, sha256=file.sha256, check=check)
+            try:
+                download(
+                    client, file.url, partial / file.name, size=file.size, sha256=file.sha256, check=check
+                )
+            except TransferError as error:
+                if error.code != "checksum_mismatch":
+                    raise
+                raise JobFailed(
+                    CHECKPOINT_DAMAGED,
+                    f"The stored checkpoint at step {claim.checkpoint.step} is not as it was written. "
+                    "The next attempt goes on from the one before it.",
+                ) from None
     os.replace(partial, folder / f"step-{claim.checkpoint.step:08d}")
 
 

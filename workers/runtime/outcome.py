@@ -6,6 +6,13 @@ from typing import Literal
 from workers.contract import JobFailure
 from workers.wire.transfer import TransferError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = JobFailure(
+    fault="platform",
+    code="disk_full",
+    message="The worker's disk is full; free space under its WORK_DIR.",
+)
+
 
 class JobFailed(Exception):
     """The attempt failed, and why, for a person. `user`: data or settings. `platform`: ours, retried."""
@@ -32,12 +39,8 @@ def failure_of(error: Exception) -> JobFailure:
         return error.failure
     if isinstance(error, TransferError):
         return JobFailure(fault="platform", code=error.code, message=str(error))
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return JobFailure(
-            fault="platform",
-            code="disk_full",
-            message="The worker's disk is full; free space under its WORK_DIR.",
-        )
+    if isinstance(error, OSError) and error.errno in FULL:
+        return DISK_FULL
     if isinstance(error, MemoryError):
         return JobFailure(fault="platform", code="out_of_memory", message="The worker ran out of memory.")
     return JobFailure(

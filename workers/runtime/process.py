@@ -21,6 +21,7 @@ SECRETS = tuple(
     name + kind for name in ("WORKER_TOKEN", "WORKER_ENROL_TOKEN", "BROKER_URL") for kind in ("", "_FILE")
 )
 """Taken out of the child's environment: it reads other people's data and needs none of them."""
+CHILD_MODULE = "workers.runtime.child"
 LONGEST_LINE = 1024 * 1024
 READ = 64 * 1024
 
@@ -35,7 +36,7 @@ class Child:
         self._events, write_end = os.pipe()
         os.set_blocking(self._events, False)
         self._buffer = b""
-        command = [sys.executable, "-m", "workers.runtime.child", str(folder)]
+        command = [sys.executable, "-m", CHILD_MODULE, str(folder)]
         command += ["--events-fd", str(write_end), "--parent", str(os.getpid())]
         with (folder / "child.log").open("ab") as log_file:
             self._process = subprocess.Popen(

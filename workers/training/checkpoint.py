@@ -53,6 +53,19 @@ def save_checkpoint(
 ) -> None:
     """Write `folder`/step-N whole, then drop the oldest beyond `KEEP`."""
     partial = fresh_folder(folder / ".partial")
+    try:
+        _write_parts(partial, decoder, optimizer, progress, identity)
+    except OSError:  # a full disk stays as empty as it was
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    replace_folder(partial, folder / f"step-{progress.step:08d}")
+    for old in _checkpoints(folder)[:-KEEP]:
+        shutil.rmtree(old)
+
+
+def _write_parts(
+    partial: Path, decoder: Decoder, optimizer: torch.optim.Optimizer, progress: Progress, identity: Identity
+) -> None:
     tensors, scalars = _optimizer_parts(optimizer)
     write_tensors(partial / "lora.safetensors", dict(trainable(decoder.model)))
     write_tensors(partial / "optimizer.safetensors", tensors)
@@ -66,9 +79,6 @@ def save_checkpoint(
             "files": {file.name: sha256_of(file) for file in sorted(partial.glob("*.safetensors"))},
         },
     )
-    replace_folder(partial, folder / f"step-{progress.step:08d}")
-    for old in _checkpoints(folder)[:-KEEP]:
-        shutil.rmtree(old)
 
 
 def load_newest(

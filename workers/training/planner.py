@@ -27,8 +27,12 @@ def one_step_down(plan: MemoryPlan) -> MemoryPlan | None:
     return next((each for each in smaller if each.weights == plan.weights), None)
 
 
+HOST_WORDS = ("can't allocate memory", "could not create a primitive")
+"""What torch's allocator and oneDNN say when the host gives them no memory."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """torch has a class of its own for the GPU and none for the host."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in HOST_WORDS)
     )

@@ -21,7 +21,7 @@ from stillhouse.core.notify import JOBS, OUTBOX, notify
 from stillhouse.core.text import storable
 from stillhouse.core.transitions import transition
 from stillhouse.jobs.attempts import close_attempt, likely_eta, open_attempt
-from stillhouse.jobs.checkpoints import drop_checkpoints, newest_checkpoint
+from stillhouse.jobs.checkpoints import drop_checkpoints, drop_resumed, newest_checkpoint
 from stillhouse.jobs.errors import Refused
 from stillhouse.jobs.models import (
     CANCELLED,
@@ -39,7 +39,7 @@ from stillhouse.jobs.models import (
 )
 from stillhouse.jobs.shares import check_quota_at_claim
 from stillhouse.jobs.tokens import digest_of, new_token
-from workers.contract import JobFailure, MetricPoint, ReportRequest
+from workers.contract import CHECKPOINT_DAMAGED, JobFailure, MetricPoint, ReportRequest
 
 SLOW_STORE = 10 * 1024**2
 """Bytes a second that the object store gives at the least."""
@@ -260,6 +260,8 @@ def _fail(job: Job, failure: JobFailure, *, outcome: Literal["failed", "lost"]) 
     failures = job.failures + (0 if handed_back else 1)
     changes = {"failures": failures, "token_digest": "" if outcome == "lost" else job.token_digest}
     close_attempt(job, "handed_back" if handed_back else outcome, failure)
+    if failure.code == CHECKPOINT_DAMAGED:
+        drop_resumed(job)
     if failure.fault == "user":
         end_job(job, FAILED, failure=body, **changes)
     elif job.cancel_requested_at is not None:

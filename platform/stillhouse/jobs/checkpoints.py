@@ -102,6 +102,11 @@ def drop_checkpoints(job: Job) -> None:
     Checkpoint.objects.filter(job=job, dropped_at=None).update(dropped_at=Now())
 
 
+def drop_resumed(job: Job) -> None:
+    """The checkpoint that this attempt went on from is damaged: the next attempt takes the one before it."""
+    usable(job).filter(step=job.resumed_step).update(dropped_at=Now())
+
+
 def remove_orphans(*, older_than_seconds: float = ORPHANS_KEPT_SECONDS) -> int:
     """Remove what attempts uploaded of checkpoints that never became whole; returns how many objects."""
     limit = timezone.now() - timedelta(seconds=older_than_seconds)

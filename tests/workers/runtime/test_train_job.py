@@ -165,7 +165,8 @@ def test_a_stored_checkpoint_that_was_changed_is_not_loaded(
     file = platform.input("state.json", b"{}").model_copy(update={"sha256": "0" * 64})
     platform.claimed("train", SPEC, {"data": DATA}, checkpoint=StoredCheckpoint(step=4, files=[file]))
     run_job("job-1", settings, threading.Event())
-    assert platform.finishes[0]["failure"]["code"] == "checksum_mismatch"
+    failure = platform.finishes[0]["failure"]
+    assert (failure["code"], failure["fault"]) == ("checkpoint_damaged", "platform")
 
 
 def test_work_that_begins_anew_forgets_what_lies_on_the_disk(

@@ -1,0 +1,143 @@
+"""Faults of the machine a worker runs on, and of servers that answer wrongly. Promises as in test_faults."""
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillhouse.celery import app
+from stillhouse.jobs.models import Attempt, Outbox
+from tests.chaos.house import HANG_SECONDS, House, until
+from tests.chaos.test_faults import went_on
+from tests.world import World
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.chaos,
+    pytest.mark.usefixtures("stores", "transactional_db"),
+]
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of 32 MiB in the place of this folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a file system of its own takes the right to mount")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as stream:
+        while True:
+            stream.write(bytes(4096))
+
+
+def test_a_disk_that_fills_up_during_a_checkpoint(house: House, world: World) -> None:
+    house.kill("gpu-2")
+    with small_disk(house.folder / "gpu-1" / "jobs") as disk:
+        run = house.start_run(world)
+        house.checkpointed(run)
+        house.hit()
+        fill(disk / "filler")
+        first = Attempt.objects.filter(job=run.job_id, number=1, ended_at__isnull=False)
+        until(first.exists)
+        (disk / "filler").unlink()
+        attempts = house.check_success(run)
+    assert (attempts[0].outcome, attempts[0].code) == ("failed", "disk_full")
+    assert "disk is full" in attempts[0].message.lower()
+    went_on(attempts)
+
+
+def test_a_worker_whose_clock_is_two_hours_off(house: House, world: World) -> None:
+    house.kill("gpu-1", "gpu-2")
+    house.different = {"PYTHONPATH": str(Path(__file__).parent / "clock")}
+    house.ensure()
+    run = house.start_run(world)
+    house.checkpointed(run)
+    house.kill(house.job(run).worker)
+    attempts = house.check_success(run)
+    assert [attempt.outcome for attempt in attempts] == ["lost", "succeeded"]
+    went_on(attempts)
+    now = time.time()
+    assert all(abs(attempt.started_at.timestamp() - now) < 1800 for attempt in attempts), (
+        "the database's time"
+    )
+
+
+def test_a_trainer_that_gets_no_more_memory(house: House, world: World) -> None:
+    run = house.start_run(world)
+    house.training(run)
+    house.hit()
+    [child] = house.children()
+    mapped = int(Path(f"/proc/{child}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(child, resource.RLIMIT_AS, (mapped // 2, mapped // 2))
+    house.ended(run)
+    first = Attempt.objects.get(job=run.job_id, number=1)
+    # Where torch says that it was memory, the person is told how to need less; oneDNN does not say.
+    assert first.outcome == "failed" and first.code in ("out_of_memory", "internal_error")
+    house.check_nothing_left(run)
+
+
+def test_a_trainer_that_hangs_without_a_word(house: House, world: World) -> None:
+    run = house.start_run(world)
+    house.checkpointed(run)
+    house.kill_trainers(signal.SIGSTOP)
+    attempts = house.check_success(run)
+    assert (attempts[0].outcome, attempts[0].code) == ("failed", "no_progress")
+    assert f"said nothing for {HANG_SECONDS} s" in attempts[0].message
+    went_on(attempts)
+
+
+def test_a_broker_that_forgets_every_doorbell(house: House, world: World) -> None:
+    house.kill("gpu-1", "gpu-2")
+    run = house.start_run(world, epochs=4)
+    until(Outbox.objects.filter(job=run.job_id, sent_at__isnull=False).exists)
+    with app.connection_for_write() as connection:
+        channel: Any = connection.default_channel
+        channel.client.flushall()
+    house.ensure()
+    assert len(house.check_success(run)) == 1
+
+
+@pytest.mark.parametrize("answer", [BUSY, b""], ids=["errors", "silence"])
+def test_a_store_that_gives_only(house: House, world: World, answer: bytes) -> None:
+    run = house.start_run(world)
+    house.training(run)
+    house.hit()
+    with house.store.answering(answer):
+        time.sleep(6)
+    assert len(house.check_success(run)) == 1
+
+
+def test_the_store_away_at_the_finish(house: House, world: World) -> None:
+    run = house.start_run(world, epochs=8)
+    house.training(run)
+    house.hit()
+    with house.store.away():
+        until(lambda: house.job(run).phase == "uploading" or house.job(run).attempt > 1)
+        time.sleep(2)
+    assert len(house.check_success(run)) == 1
+
+
+def test_a_trainer_stopped_for_a_moment_only(house: House, world: World) -> None:
+    """Shorter than any limit: nobody is to notice."""
+    run = house.start_run(world)
+    house.training(run)
+    house.kill_trainers(signal.SIGSTOP)
+    time.sleep(3)
+    for child in house.children():
+        os.kill(child, signal.SIGCONT)
+    assert len(house.check_success(run)) == 1
