@@ -81,10 +81,7 @@ def dataset_version(request: HttpRequest, by: Membership, id: str, number: int) 
     context["parents"] = [source.parent for source in version.sources.select_related("parent__dataset")]
     context["steps"] = steps_in_words(version, report)
     if is_htmx(request):
-        answer = render(request, "datasets/_report.html", context)
-        if version.job.ended:
-            answer["HX-Refresh"] = "true"  # the head of the page offers more now than while it was checked
-        return answer
+        return render(request, "datasets/_report.html", context)
     context["runs"] = runs(by).filter(data=version)[:5]
     return render(request, "datasets/version.html", context)
 
