@@ -33,7 +33,7 @@ from workers.training.base import open_base, shape_of
 from workers.training.estimate import estimate_run, this_machine
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl")
-STEP0_SAMPLES = 16
+STEP0_SAMPLES = 64
 GATE_STEPS = 200
 GATE_BATCH = 2
 SEEDS = (0, 1, 2)

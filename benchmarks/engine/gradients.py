@@ -2,8 +2,8 @@
 
     python -m benchmarks.engine.gradients --base DIR --data FILE --spec FILE [--samples 8]
 
-The reference is plain transformers and PEFT in fp32 on the same NF4 weights, dequantised; every sample goes
-through it alone. Beside it stands what plain transformers and PEFT make of it in bf16, as TRL trains: how far
+The reference is plain transformers and PEFT in fp32 on the weights that every side multiplies: NF4 unpacked
+into bf16. Every sample goes through it alone. Beside it stands what plain transformers and PEFT make of it in bf16, as TRL trains: how far
 bf16 itself is from fp32. B is not zero (as it is before the first step), or half of the gradients would be.
 Prints JSON.
 """
@@ -132,7 +132,7 @@ def _sample_loss(model: Any, sample: Sample, step: Sequence[Sample]) -> torch.Te
 
 
 def nf4_in_fp32(base: Path) -> Any:
-    """The base in fp32, its linear layers rounded to what NF4 keeps of them."""
+    """The base in fp32, its linear layers rounded to what NF4, unpacked into bf16, keeps of them."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit  # noqa: PLC0415 - slow to import
 
     model = load_base(base).float()
@@ -140,7 +140,7 @@ def nf4_in_fp32(base: Path) -> Any:
         for module in layer.modules():
             if isinstance(module, torch.nn.Linear):
                 packed, state = quantize_4bit(module.weight.data, blocksize=64, quant_type="nf4")
-                module.weight.data = dequantize_4bit(packed, state).float()
+                module.weight.data = dequantize_4bit(packed, state).bfloat16().float()
     return model
 
 

@@ -22,8 +22,9 @@ ADAM_STATES = {"adamw": 2 * FP32, "paged_adamw_8bit": 2}
 """Bytes of optimizer state per trained parameter."""
 HEAD_CHUNK = 512
 """Positions whose logits the fused loss makes at a time."""
-PROCESS_FLOOR: dict[Device, int] = {"cpu": 706 * 1024**2, "cuda": 100 * 1024**2}
-"""What is taken before the first weight: Python with torch, transformers, peft and bitsandbytes on a CPU;
+PROCESS_FLOOR: dict[Device, int] = {"cpu": 850 * 1024**2, "cuda": 100 * 1024**2}
+"""What is taken beside the weights: Python with torch, transformers, peft and bitsandbytes on a CPU, and the
+kernels that its library of matrix products makes and keeps for every shape (about 150 MiB after 30 steps);
 the workspaces of cuBLAS on a CUDA device (its context is not counted among what is free)."""
 
 ALLOCATOR_SLACK: dict[Device, float] = {"cpu": 1.43, "cuda": 1.0}
@@ -209,12 +210,13 @@ def activation_bytes(
     """What waits for the backward pass when it begins: every layer's share, and one layer made anew."""
     whole = layer_activation_bytes(shape, spec, device)
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    between = shape.hidden * (FP32 if device == "cpu" else BF16)
     kept = {
         "none": whole,
-        "selective": (shape.hidden + 2 * query + 2 * key) * BF16,
-        "full": shape.hidden * BF16,
+        "selective": between + (2 * query + 2 * key) * BF16,
+        "full": between,
         # The host is the device when there is no other: nothing is saved then.
-        "offload": shape.hidden * BF16 if device == "cpu" else 0,
+        "offload": between if device == "cpu" else 0,
     }[plan.checkpointing]
     again = 0 if plan.checkpointing == "none" else whole
     return (shape.layers * kept + again) * tokens * ALLOCATOR_SLACK[device]

@@ -9,9 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
 
 from workers.contract import (
     AdapterManifest,
@@ -19,7 +17,6 @@ from workers.contract import (
     PoolReport,
     PoolWait,
     PoolWanted,
-    ServingProof,
     Sha256,
     WantedVersion,
 )
@@ -51,18 +48,15 @@ from workers.serving.plan import (
     next_action,
     pause_after,
 )
-from workers.serving.proof import NotProven, prove, prove_again
+from workers.serving.proof import NotProven, Proofs
 from workers.serving.settings import AgentSettings
 from workers.wire.api import PlatformAPI, Refused, Unreachable, growing_pauses
 from workers.wire.transfer import TransferError
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 POLL_SECONDS = 2.0
 """Between looks while the platform has not said how often."""
-MOST_REMEMBERED = 2000
-"""Versions proven, and sets of samples; a few hundred numbers each."""
 SHORTEST_POLL, LONGEST_POLL = 0.2, 30.0
 WAIT_SECONDS = 3.0
 """Of one call at the platform's doorbell. A web process that is being stopped waits for it to end."""
@@ -86,11 +80,7 @@ class Agent:
         self._unwanted_since: dict[str, float] = {}
         self._unused_since: dict[Sha256, float] = {}
         self._refused: list[HeldVersion] = []
-        self._base_gave: dict[tuple[str, ...], list[list[float]]] = {}
-        """What the base gave for golden samples, by engine, base, context and samples."""
-        self._proven: dict[tuple[str, ...], None] = {}
-        """Versions proven in full, by engine, base, context and digest; the oldest first. Kept when their
-        files go: a cold version that comes back has an app waiting for it."""
+        self._proofs = Proofs(self._engine)
         self._wanted: list[WantedVersion] | None = None
         self._base: tuple[str, Sha256] | None = None
         self._poll_seconds = POLL_SECONDS
@@ -353,29 +343,12 @@ class Agent:
                 "The engine holds other files under this name, which are not ours. Restart the engine."
             )
         try:
-            proof = self._prove(view, name, digest, manifest)
+            proof = self._proofs.prove(view, name, digest, manifest)
         except (EngineError, NotProven):
             self._engine.unload(name)
             raise
         log.info("%s is ready: %s", name, proof)
         return Record(name, state="ready", proof=proof, load_ms=load_ms, incarnation=view.incarnation)
-
-    def _prove(self, view: EngineView, name: str, digest: Sha256, manifest: AdapterManifest) -> ServingProof:
-        """In full the first time, shortly after a restart of the same engine. The base is asked once for the
-        same samples: versions of one dataset have them in common."""
-        engine, golden = (view.version, view.base, str(view.max_length)), manifest.golden
-        samples = (*engine, sha256(repr(golden).encode()).hexdigest())
-        base, length = self._base_gave.get(samples), view.max_length
-        if base and (*engine, digest) in self._proven:
-            proof = prove_again(self._engine, name=name, max_length=length, golden=golden, base_gave=base)
-            if proof is not None:
-                return proof
-        proof, base = prove(
-            self._engine, name=name, base=view.base, max_length=length, golden=golden, base_gave=base
-        )
-        _remember(self._base_gave, samples, base)
-        _remember(self._proven, (*engine, digest), None)
-        return proof
 
     def _checked(self, folder: Path, digest: Sha256, *, is_registered: bool) -> AdapterManifest:
         """The manifest of files that are still right.
@@ -395,13 +368,6 @@ class Agent:
     def _check_stopped(self) -> None:
         if self._stopping.is_set():
             raise Stopped
-
-
-def _remember(known: dict[tuple[str, ...], T], key: tuple[str, ...], value: T) -> None:
-    """In the place of the oldest once there are too many."""
-    if len(known) >= MOST_REMEMBERED:
-        del known[next(iter(known))]
-    known[key] = value
 
 
 def _in_words(action: Action) -> str:

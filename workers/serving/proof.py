@@ -9,9 +9,13 @@ the adapter's name, nothing moves.
 
 import math
 from collections.abc import Sequence
+from hashlib import sha256
+from typing import TypeVar
 
-from workers.contract import GoldenSample, ServingProof
-from workers.serving.engine import Engine, EngineError
+from workers.contract import AdapterManifest, GoldenSample, ServingProof, Sha256
+from workers.serving.engine import Engine, EngineError, EngineView
+
+T = TypeVar("T")
 
 NEARER = 0.5
 """With more than this share of the trainer's move, a replica is nearer to the adapter than to the base."""
@@ -21,6 +25,9 @@ SMALLEST_EFFECT = 1e-3
 """Nats a token. What rounding in bfloat16 alone does, so nothing an app could notice."""
 KERNEL_NOISE = 0.05
 """Nats a token by which two right replicas may differ at least: other kernels, another batch."""
+
+MOST_REMEMBERED = 2000
+"""Versions proven, and sets of samples; a few hundred numbers each."""
 
 
 class NotProven(Exception):
@@ -137,3 +144,39 @@ def _rms(values: Sequence[float]) -> float:
 
 def _mean_distance(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return sum(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / len(ours)
+
+
+class Proofs:
+    """Proves one replica's versions, and remembers what need not be asked twice."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._base_gave: dict[tuple[str, ...], list[list[float]]] = {}
+        """What the base gave for golden samples, by engine, base, context and samples."""
+        self._proven: dict[tuple[str, ...], None] = {}
+        """Versions proven in full, by engine, base, context and digest; the oldest first. Kept when their
+        files go: a cold version that comes back has an app waiting for it."""
+
+    def prove(self, view: EngineView, name: str, digest: Sha256, manifest: AdapterManifest) -> ServingProof:
+        """In full the first time, shortly after a restart of the same engine. The base is asked once for the
+        same samples: versions of one dataset have them in common. Raises as the function `prove`."""
+        engine, golden = (view.version, view.base, str(view.max_length)), manifest.golden
+        samples = (*engine, sha256(repr(golden).encode()).hexdigest())
+        base, length = self._base_gave.get(samples), view.max_length
+        if base and (*engine, digest) in self._proven:
+            proof = prove_again(self._engine, name=name, max_length=length, golden=golden, base_gave=base)
+            if proof is not None:
+                return proof
+        proof, base = prove(
+            self._engine, name=name, base=view.base, max_length=length, golden=golden, base_gave=base
+        )
+        _remember(self._base_gave, samples, base)
+        _remember(self._proven, (*engine, digest), None)
+        return proof
+
+
+def _remember(known: dict[tuple[str, ...], T], key: tuple[str, ...], value: T) -> None:
+    """In the place of the oldest once there are too many."""
+    if len(known) >= MOST_REMEMBERED:
+        del known[next(iter(known))]
+    known[key] = value

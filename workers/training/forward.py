@@ -93,6 +93,10 @@ class Decoder:
         run = Run(adapter=adapter, dropout=self.spec.dropout if learning else 0.0)
         hidden = F.embedding(pack.ids, self.embedding)
         rotation = self._rotation(hidden, pack)
+        if self.device.type == "cpu":
+            # Every block adds to it, and bf16 would round every sum. On a GPU, as everywhere else, it is bf16:
+            # there it would double what checkpointing keeps.
+            hidden = hidden.float()
         if learning:
             # The first thing to learn comes after it; without this the backward pass would not get there.
             hidden.requires_grad_()
@@ -146,7 +150,7 @@ class Decoder:
         return found
 
     def _rotation(self, hidden: torch.Tensor, pack: Pack) -> Rotation:
-        cosines, sines = self._rotary(hidden, pack.positions.unsqueeze(0))
+        cosines, sines = self._rotary(hidden.float(), pack.positions.unsqueeze(0))
         half = cosines.shape[-1] // 2
         return cosines[0, :, None, :half].contiguous(), sines[0, :, None, :half].contiguous()
 
@@ -201,8 +205,9 @@ class Decoder:
 
 
 def normed(norm: Any, x: torch.Tensor) -> torch.Tensor:
-    """RMS norm over the last dimension, in fp32 inside."""
-    return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+    """RMS norm over the last dimension, in fp32 inside, of x in bf16 or fp32; ready to be multiplied."""
+    weight = norm.weight.to(x.dtype)
+    return F.rms_norm(x, weight.shape, weight, norm.variance_epsilon).to(torch.bfloat16)
 
 
 class Rotate(torch.autograd.Function):
@@ -220,12 +225,15 @@ class Rotate(torch.autograd.Function):
 
 
 def _turned(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, direction: int) -> torch.Tensor:
-    first, second = x.chunk(2, dim=-1)
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    out_first, out_second = out.chunk(2, dim=-1)
-    torch.mul(first, cosines, out=out_first).addcmul_(second, sines, value=-direction)
-    torch.mul(second, cosines, out=out_second).addcmul_(first, sines, value=direction)
-    return out
+    first, second = x.float().chunk(2, dim=-1)
+    turned = torch.cat(
+        [
+            (first * cosines).addcmul_(second, sines, value=-direction),
+            (second * cosines).addcmul_(first, sines, value=direction),
+        ],
+        dim=-1,
+    )
+    return turned.to(x.dtype)
 
 
 def _check_config(config: Any, spec: TrainSpec) -> None:
