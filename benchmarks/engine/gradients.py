@@ -3,8 +3,9 @@
     python -m benchmarks.engine.gradients --base DIR --data FILE --spec FILE [--samples 8]
 
 The reference is plain transformers and PEFT in fp32 on the weights that every side multiplies: NF4 unpacked
-into bf16. Every sample goes through it alone. Beside it stands what plain transformers and PEFT make of it in bf16, as TRL trains: how far
-bf16 itself is from fp32. B is not zero (as it is before the first step), or half of the gradients would be.
+into bf16. Every sample goes through it alone. Beside it stands what plain transformers and PEFT make of it in
+bf16, as TRL trains: how far bf16 itself is from fp32. B is not zero (as it is before the first step), or half
+of the gradients would be.
 Prints JSON.
 """
 

@@ -73,6 +73,9 @@ STILLHOUSE_HOME = Path(env("STILLHOUSE_HOME", str(REPOSITORY / "var")))
 SPOOL_DIR = Path(env("SPOOL_DIR", str(STILLHOUSE_HOME / "spool")))
 TRACING = env("TRACING", "") not in ("", "0")  # the gateway's OpenTelemetry spans; see docs/operate.md
 METRICS_TOKEN = env("METRICS_TOKEN", "")  # of whoever reads the gateway's /metrics; empty: nobody does
+ESCALATION_DESTINATIONS = [  # origins that prompts may go to, such as https://models.example.com; none: off
+    origin.rstrip("/") for origin in env("ESCALATION_DESTINATIONS", "").replace(" ", "").split(",") if origin
+]
 BASES_DIR = Path(env("BASES_DIR", str(REPOSITORY / "var" / "bases")))
 
 LEASE_SECONDS = int(env("LEASE_SECONDS", "60"))
@@ -83,6 +86,10 @@ CHECKPOINTS_KEPT = int(env("CHECKPOINTS_KEPT", "2"))
 HANG_SECONDS = float(env("HANG_SECONDS", "900"))
 FLEET_WORKSPACE = env("FLEET_WORKSPACE", "")  # its administrators may drain and revoke workers
 MAX_UPLOAD_BYTES = int(env("MAX_UPLOAD_BYTES", str(20 * 1024**3)))
+
+KEEPER_CHORES = [  # of apps that `jobs` may not import: what, how often in seconds, the function
+    ("kept prompts and answers removed", 60, "stillhouse.usage.kept.forget_expired"),
+]
 
 INSTALLED_APPS = [
     "django.contrib.auth",

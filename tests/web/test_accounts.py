@@ -60,6 +60,8 @@ def test_a_person_switched_off_is_in_no_workspace(world: World) -> None:
         ("version.decide", "lead admin"),
         ("alias.publish", "lead admin"),
         ("alias.rollback", "lead admin"),
+        ("alias.escalate", "lead admin"),
+        ("alias.keep", "lead admin"),
         ("key.manage", "lead admin"),
         ("member.manage", "admin"),
         ("pool.manage", "lead admin"),
@@ -78,7 +80,7 @@ def test_every_permission_has_its_roles(world: World, permission: Permission, al
 
 
 def test_the_table_of_permissions_is_tested_whole() -> None:
-    assert len(PERMISSIONS) == 11
+    assert len(PERMISSIONS) == 13
 
 
 def test_a_key_is_shown_once_and_only_its_hmac_is_kept(world: World) -> None:

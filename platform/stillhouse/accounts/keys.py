@@ -28,6 +28,8 @@ class KeyTerms:
     """Prompt and completion together."""
     monthly_tokens: int | None = None
     """Budget of a calendar month in UTC."""
+    local_only: bool = False
+    """Its requests never leave the site, whatever an alias allows."""
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,8 @@ class ApiKey(models.Model):
     """Prompt and completion together. None: no limit, as in the two beside it."""
     monthly_tokens = models.PositiveBigIntegerField(null=True, blank=True)
     """Budget of a calendar month in UTC."""
+    local_only = models.BooleanField(default=False, db_default=False)
+    """Its requests never leave the site, whatever an alias allows."""
 
     @property
     def terms(self) -> KeyTerms:
@@ -100,4 +102,5 @@ class ApiKey(models.Model):
             requests_per_minute=self.requests_per_minute,
             tokens_per_minute=self.tokens_per_minute,
             monthly_tokens=self.monthly_tokens,
+            local_only=self.local_only,
         )

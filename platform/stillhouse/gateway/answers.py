@@ -10,6 +10,7 @@ from stillhouse.gateway.routing import Target
 from stillhouse.gateway.think import Split, ThinkSplitter
 from stillhouse.gateway.usage import Record
 
+_MOST_TOKENS = 100_000_000
 _MAX_EVENT_BYTES = 16 * 1024 * 1024
 _DONE = b"[DONE]"
 # Made once: a chunk of a stream is small, and making an encoder takes a third of its time.
@@ -89,18 +90,23 @@ class Answer:
 
     def _count(self, usage: Any) -> None:
         if isinstance(usage, dict):
-            self._record.prompt_tokens = usage.get("prompt_tokens") or 0
-            self._record.completion_tokens = usage.get("completion_tokens") or 0
+            self._record.prompt_tokens = _count_of(usage.get("prompt_tokens"))
+            self._record.completion_tokens = _count_of(usage.get("completion_tokens"))
             if (reasoning := _reasoning_tokens(usage)) is not None:
                 self._record.reasoning_tokens = reasoning
             self._record.counted()
+
+
+def _count_of(value: Any) -> int:
+    """A count that the ledger can hold, whatever a remote service says."""
+    return min(max(value, 0), _MOST_TOKENS) if isinstance(value, int) else 0
 
 
 def _reasoning_tokens(usage: dict[str, Any]) -> int | None:
     """What the engine says of it; one that does not split by itself says nothing."""
     details = usage.get("completion_tokens_details")
     count = details.get("reasoning_tokens") if isinstance(details, dict) else None
-    return count if isinstance(count, int) and count > 0 else None
+    return min(count, _MOST_TOKENS) if isinstance(count, int) and count > 0 else None
 
 
 class WholeAnswer(Answer):
@@ -125,9 +131,16 @@ class WholeAnswer(Answer):
             self._record.finish_reason = choice.get("finish_reason") or ""
             if self._chat:
                 self._split(choice["message"])
+            self._keep(choice)
         self._share_out(body.get("usage"), choices)
         self._count(body.get("usage"))
         return body
+
+    def _keep(self, choice: dict[str, Any]) -> None:
+        if self._record.kept is None:
+            return
+        message = choice.get("message") or {"content": choice.get("text")}
+        self._record.kept.add(choice.get("index", 0), message.get("content"), message.get("reasoning"))
 
     def _split(self, message: dict[str, Any]) -> None:
         """None says that there was no think block, "" that there was nothing in it."""
@@ -149,7 +162,7 @@ class WholeAnswer(Answer):
         said = sum(len(message.get("content") or "") for message in messages)
         if thought:
             self._record.reasoning_tokens = round(
-                (usage.get("completion_tokens") or 0) * thought / (thought + said)
+                _count_of(usage.get("completion_tokens")) * thought / (thought + said)
             )
 
 
@@ -165,6 +178,11 @@ class StreamedAnswer(Answer):
         """Choices of which some reasoning was sent."""
         self.ended = False
         """The engine said that the stream is complete, or sent an error, which was passed on."""
+
+    @property
+    def failed(self) -> bool:
+        """The engine ended the stream with an error."""
+        return bool(self._record.code)
 
     def feed(self, piece: bytes) -> bytes:
         """What to send on for one more piece of the engine's bytes; may be empty."""
@@ -228,10 +246,13 @@ class StreamedAnswer(Answer):
         if isinstance(usage, dict):
             index = choices[0].get("index", 0)
             before = self._tokens.get(index, 0)
-            self._tokens[index] = usage.get("completion_tokens") or 0
+            self._tokens[index] = _count_of(usage.get("completion_tokens"))
             if self._is_thinking(index, choices[0]):
                 self._record.reasoning_tokens += max(0, self._tokens[index] - before)
             self._count({**usage, "completion_tokens": sum(self._tokens.values())})
+        elif self._record.escalation:
+            self._record.completion_tokens += 1  # a remote service counts at the end only: a guess till then
+            self._record.counted()
 
     def _is_thinking(self, index: int, choice: dict[str, Any]) -> bool:
         """The tokens of this chunk are reasoning; the chunk in which a block ends counts as answer."""
@@ -247,9 +268,14 @@ class StreamedAnswer(Answer):
         if finish:
             self._record.finish_reason = finish
         delta = choice.get("delta")
+        kept = self._record.kept
         if not self._chat or not isinstance(delta, dict):
+            if kept is not None:
+                kept.add(choice.get("index", 0), choice.get("text"))
             return True
         reasoning, content = self._split(choice.get("index", 0), delta, finished=bool(finish))
+        if kept is not None:
+            kept.add(choice.get("index", 0), content, reasoning)
         if content or (delta.get("role") and not reasoning):
             delta["content"] = content
         else:

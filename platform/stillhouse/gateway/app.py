@@ -8,25 +8,22 @@ import json
 import logging
 from typing import Self
 
-import aiohttp
-
 from stillhouse.accounts.keys import INFERENCE, MODELS
 from stillhouse.core.secrets import same
-from stillhouse.gateway.answers import (
-    StreamedAnswer,
-    WholeAnswer,
-    engine_error,
-    interrupted,
-)
+from stillhouse.gateway.answers import StreamedAnswer, WholeAnswer, engine_error
 from stillhouse.gateway.auth import Caller, bearer_token, identify, wrong_key
 from stillhouse.gateway.cold import ColdVersions
 from stillhouse.gateway.config import GatewayConfig
 from stillhouse.gateway.connection import Call, ClientGone, ClientWatch, Receive, Scope, Send, check_headers
-from stillhouse.gateway.errors import ApiError, Headers
+from stillhouse.gateway.errors import ApiError
+from stillhouse.gateway.hybrid import Hybrid, may_leave
+from stillhouse.gateway.keeping import Kept
 from stillhouse.gateway.ledger import Ledger
 from stillhouse.gateway.limits import Limits
 from stillhouse.gateway.link import DatabaseLink
 from stillhouse.gateway.metrics import CONTENT_TYPE, OTHER, Metrics
+from stillhouse.gateway.passing import STREAM_HEADERS, pass_on, read_whole
+from stillhouse.gateway.remote import Remote
 from stillhouse.gateway.requests import Endpoint, InferenceRequest, parse_request
 from stillhouse.gateway.response_input import parse_response_request
 from stillhouse.gateway.response_output import StreamedResponse, WholeResponse
@@ -53,11 +50,6 @@ NOTHING_HERE = ApiError(
     "unknown_url",
     "There is nothing here. The API is /v1/chat/completions, /v1/completions, /v1/responses and /v1/models.",
 )
-_STREAM_HEADERS: Headers = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # nginx in front would collect the chunks otherwise
-]
 
 
 class Gateway:
@@ -72,6 +64,8 @@ class Gateway:
         self._upstream = Upstream(config)
         self.tracing = Tracing(enabled=config.tracing)
         self.shadows = Shadows(self._upstream, self.ledger.begin, self.ledger.end)
+        self._remote = Remote(config)
+        self._hybrid = Hybrid(self._upstream, self._remote, self.ledger, self._limits, self._book)
         self._metrics = Metrics(self.link, self.ledger, self.shadows, self.cold)
 
     @classmethod
@@ -86,11 +80,13 @@ class Gateway:
     async def start(self) -> None:
         await self.ledger.start()
         await self._upstream.start()
+        await self._remote.start()
         await self.link.start()
 
     async def stop(self) -> None:
         await self.shadows.stop()
         await self._upstream.stop()
+        await self._remote.stop()
         await self.link.stop()
         await self.ledger.stop()
 
@@ -175,10 +171,15 @@ class Gateway:
         call.record.model = request.model
         target = await self._target(call, caller, request)
         call.record.served, call.record.version, call.record.alias = target.name, target.version, target.alias
+        if target.keep_days:
+            call.record.kept = Kept.of(request, target.keep_days)
         self.ledger.begin(call.record)
         call.headers.append((b"x-stillhouse-version", target.name.encode()))
         if target.shadow is not None:
             self.shadows.send(request, target.shadow, call.record, limit=self._config.max_shadows)
+        if target.escalation is not None and may_leave(call.scope["headers"], request):
+            await self._hybrid.answer(call, request, target)
+            return
         await (self._stream if request.stream else self._whole)(call, request, target)
 
     async def _show_metrics(self, call: Call) -> None:
@@ -244,7 +245,7 @@ class Gateway:
             ClientWatch(call.receive),
             self._upstream.answer(target.replicas, request.endpoint, body, call.upstream_headers) as response,
         ):
-            raw = await _read(response)
+            raw = await read_whole(response)
         if response.status != 200:
             raise engine_error(response.status, raw)
         kind = WholeAnswer if request.echo is None else WholeResponse
@@ -262,9 +263,9 @@ class Gateway:
             self._upstream.answer(target.replicas, request.endpoint, body, call.upstream_headers) as response,
         ):
             if response.status != 200:
-                raise engine_error(response.status, await _read(response))
-            await call.start(200, _STREAM_HEADERS)
-            last = await _pass_on(response, answer, call)
+                raise engine_error(response.status, await read_whole(response))
+            await call.start(200, STREAM_HEADERS)
+            last = await pass_on(response, answer, call)
         call.record.status = 200
         self._book(call)
         await call.send({"type": "http.response.body", "body": last})
@@ -280,24 +281,3 @@ def _internal_error(request_id: str) -> ApiError:
     return ApiError(
         500, "internal_error", f"Something went wrong here. Tell your operator the request id {request_id}."
     )
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    try:
-        return await response.read()
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise interrupted() from error
-
-
-async def _pass_on(response: aiohttp.ClientResponse, answer: StreamedAnswer, call: Call) -> bytes:
-    """Send everything but the end of the stream, which is returned: an error where the engine broke off."""
-    try:
-        async for piece in response.content.iter_any():
-            if out := answer.feed(piece):
-                await call.send({"type": "http.response.body", "body": out, "more_body": True})
-        if answer.ended:
-            return answer.end()
-    except (aiohttp.ClientError, TimeoutError, ApiError) as error:
-        logger.warning("request %s was cut off by the engine: %s", call.record.id, type(error).__name__)
-    call.record.code = interrupted().code
-    return answer.broken(interrupted())

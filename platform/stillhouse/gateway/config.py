@@ -41,6 +41,13 @@ class GatewayConfig:
     """Make OpenTelemetry spans."""
     metrics_token: str = ""
     """What a reader of /metrics shows as its bearer token. Empty: there is no /metrics."""
+    destinations: tuple[str, ...] = ()
+    """Origins that prompts may be sent to, where an alias has an escalation; none: none ever is."""
+    remote_seconds: float = 120.0
+    """Longest silence of a remote model."""
+    max_remote_tokens: int = 4096
+    """Of an answer that a remote model is asked for; an app's own limit below it counts."""
+    max_remote_connections: int = 64
     spool_bytes: int = 1024 * MEBIBYTE
     """Of usage records on disk while Postgres is away: some two and a half million. Then the oldest go."""
     unspooled_records: int = 20_000
@@ -53,4 +60,5 @@ class GatewayConfig:
             spool_dir=settings.SPOOL_DIR,
             metrics_token=settings.METRICS_TOKEN,
             tracing=settings.TRACING,
+            destinations=tuple(settings.ESCALATION_DESTINATIONS),
         )

@@ -4,7 +4,7 @@ statement."""
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -17,31 +17,42 @@ from stillhouse.gateway.spool import Orphan, Spool, bring_to_disk, read_segment
 from stillhouse.gateway.usage import Record
 
 logger = logging.getLogger(__name__)
-_BATCH = 500
+_BATCH, _BATCH_BYTES = 500, 4 * 1024 * 1024
 _SYNC_SECONDS = 1.0
 _ADOPT_SECONDS = 5.0
 
 _COLUMNS = """id, workspace_id, caller, key, model, alias, served, version, shadow, at, status, prompt_tokens,
-    completion_tokens, reasoning_tokens, first_token_ms, total_ms, finish_reason, cancelled"""
+    completion_tokens, reasoning_tokens, first_token_ms, total_ms, finish_reason, cancelled, escalation,
+    prompt_price, completion_price"""
+# Most lines leave out what only an escalation or an exchange that is kept has.
+_GIVEN = _COLUMNS.replace(
+    """escalation,
+    prompt_price, completion_price""",
+    """coalesce(escalation, '') AS escalation, coalesce(prompt_price, 0) AS prompt_price,
+    coalesce(completion_price, 0) AS completion_price""",
+)
 # One statement: a record and its share of the hour are there together or not at all, and a record that was
 # there already adds nothing. The order of the groups keeps two gateways from waiting for each other.
 _COPY = f"""
     WITH sent AS (
-        SELECT {_COLUMNS} FROM jsonb_to_recordset(%s::jsonb) AS record(
+        SELECT {_GIVEN}, kept_prompt, kept_answers, kept_days FROM jsonb_to_recordset(%s::jsonb) AS record(
             id text, workspace_id text, caller text, key text, model text, alias text, served text,
             version text, shadow boolean, at timestamptz, status smallint, prompt_tokens integer,
             completion_tokens integer, reasoning_tokens integer, first_token_ms float8, total_ms float8,
-            finish_reason text, cancelled boolean)
+            finish_reason text, cancelled boolean, escalation text, prompt_price bigint,
+            completion_price bigint, kept_prompt text, kept_answers text, kept_days integer)
     ), fresh AS (
-        INSERT INTO usage_usagerecord ({_COLUMNS}) SELECT {_COLUMNS} FROM sent
+        INSERT INTO usage_usagerecord ({_COLUMNS}, cost)
+        SELECT {_COLUMNS}, prompt_tokens * prompt_price + completion_tokens * completion_price FROM sent
         ON CONFLICT (id) DO NOTHING RETURNING *
     ), hours AS (
         INSERT INTO usage_usagehour AS hour (workspace_id, hour, caller, key, alias, served, version, shadow,
-            requests, failed, cancelled, prompt_tokens, completion_tokens, reasoning_tokens, total_ms)
+            requests, failed, cancelled, prompt_tokens, completion_tokens, reasoning_tokens, total_ms,
+            escalated, cost)
         SELECT workspace_id, date_trunc('hour', at, 'UTC'), caller, key, alias, served, version, shadow,
             count(*), count(*) FILTER (WHERE status = 0 OR status >= 400 AND status <> 499),
             count(*) FILTER (WHERE cancelled), sum(prompt_tokens), sum(completion_tokens),
-            sum(reasoning_tokens), sum(total_ms)
+            sum(reasoning_tokens), sum(total_ms), count(*) FILTER (WHERE escalation <> ''), sum(cost)
         FROM fresh GROUP BY 1, 2, 3, 4, 5, 6, 7, 8 ORDER BY 1, 2, 3, 4, 5, 6, 7, 8
         ON CONFLICT ON CONSTRAINT usage_hour_unique DO UPDATE SET
             requests = hour.requests + EXCLUDED.requests,
@@ -50,9 +61,21 @@ _COPY = f"""
             prompt_tokens = hour.prompt_tokens + EXCLUDED.prompt_tokens,
             completion_tokens = hour.completion_tokens + EXCLUDED.completion_tokens,
             reasoning_tokens = hour.reasoning_tokens + EXCLUDED.reasoning_tokens,
-            total_ms = hour.total_ms + EXCLUDED.total_ms)
+            total_ms = hour.total_ms + EXCLUDED.total_ms,
+            escalated = hour.escalated + EXCLUDED.escalated,
+            cost = hour.cost + EXCLUDED.cost
+    ), kept AS (
+        INSERT INTO usage_keptexchange (id, workspace_id, alias, served, prompt, answers, at, expires_at)
+        SELECT fresh.id, fresh.workspace_id, fresh.alias, fresh.served, sent.kept_prompt, sent.kept_answers,
+            fresh.at, fresh.at + least(sent.kept_days, keeping.days) * interval '1 day'
+        FROM fresh JOIN sent ON sent.id = fresh.id
+        JOIN publishing_alias AS named ON named.workspace_id = fresh.workspace_id AND named.name = fresh.alias
+        JOIN publishing_keeping AS keeping ON keeping.alias_id = named.id
+        WHERE sent.kept_prompt IS NOT NULL ON CONFLICT (id) DO NOTHING)
     SELECT key, sum(prompt_tokens + completion_tokens)::bigint FROM fresh
-    WHERE key <> '' AND NOT shadow GROUP BY key"""
+    WHERE key <> '' AND NOT shadow GROUP BY key
+    UNION ALL
+    SELECT workspace_id || '/' || alias, sum(cost)::bigint FROM fresh WHERE cost > 0 GROUP BY 1"""
 
 
 class Ledger:
@@ -68,8 +91,8 @@ class Ledger:
         self.refused = 0
         """Records that Postgres does not take, whatever happens."""
         self.copied: Counter[str] = Counter()
-        """Tokens by key, of this process's records that Postgres has; whoever has counted them takes them
-        out."""
+        """Tokens by key, and costs by workspace and alias, of this process's records that Postgres has;
+        whoever has counted them takes them out."""
 
     @property
     def lost(self) -> int:
@@ -99,7 +122,15 @@ class Ledger:
             record.guard = self._spool.inflight.take(record.line())
 
     def end(self, record: Record) -> None:
+        if self._spool.failing:
+            record.kept = None  # memory has room for counts only
         self._spool.append(record.line())
+        if record.guard is not None and self._spool.inflight is not None:
+            self._spool.inflight.give(record.guard)
+            record.guard = None
+
+    def forget(self, record: Record) -> None:
+        """It was no request after all."""
         if record.guard is not None and self._spool.inflight is not None:
             self._spool.inflight.give(record.guard)
             record.guard = None
@@ -137,8 +168,8 @@ class Ledger:
 
     async def _copy(self, connection: Connection, lines: Sequence[bytes]) -> Counter[str]:
         tokens: Counter[str] = Counter()
-        for start in range(0, len(lines), _BATCH):
-            tokens.update(await self._write(connection, lines[start : start + _BATCH]))
+        for batch in _batches(lines):
+            tokens.update(await self._write(connection, batch))
         return tokens
 
     async def _write(self, connection: Connection, batch: Sequence[bytes]) -> dict[str, int]:
@@ -169,3 +200,17 @@ class Ledger:
 
 def _lines(path: Path) -> list[bytes]:
     return list(read_segment(path))
+
+
+def _batches(lines: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """At most _BATCH lines each, and about _BATCH_BYTES: lines with a kept exchange are long."""
+    batch: list[bytes] = []
+    size = 0
+    for line in lines:
+        if batch and (len(batch) >= _BATCH or size + len(line) > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(line)
+        size += len(line)
+    if batch:
+        yield batch

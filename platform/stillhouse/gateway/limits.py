@@ -17,7 +17,7 @@ from math import ceil
 from time import monotonic
 
 from stillhouse.gateway.errors import ApiError, Headers
-from stillhouse.gateway.snapshot import Key
+from stillhouse.gateway.snapshot import Escalation, Key
 from stillhouse.gateway.usage import Record
 
 Clock = Callable[[], float]
@@ -50,7 +50,7 @@ class Limits:
         self._requests: dict[str, Bucket] = {}
         self._tokens: dict[str, Bucket] = {}
         self._unread: Counter[str] = Counter()
-        """Tokens by key that the snapshot's sum of the month does not have yet."""
+        """Tokens by key, and costs by budget, that the snapshot's sums of the month do not have yet."""
 
     def admit(self, key: Key) -> Headers:
         """Count one request and return the headers that tell the app where it stands.
@@ -83,13 +83,21 @@ class Limits:
 
     def spend(self, record: Record) -> None:
         """Count what a request used."""
+        if record.escalation:
+            self._unread[f"{record.workspace_id}/{record.alias}"] += record.cost
         if not record.key or record.shadow:
             return
         self._unread[record.key] += record.tokens
         self._tokens.setdefault(record.key, Bucket()).add(record.tokens)
 
+    def can_afford(self, escalation: Escalation, more: int) -> bool:
+        """Whether the month's budget has room for `more`."""
+        spent = escalation.spent_this_month + self._unread[escalation.budget_name]
+        return spent + more <= escalation.monthly_budget
+
     def settle(self, copied: Mapping[str, int], keys: Collection[str]) -> None:
-        """A fresh snapshot has these tokens in its sums; what is not of its keys is forgotten."""
+        """A fresh snapshot has these tokens and costs in its sums; what is not of `keys`, its keys and its
+        budgets, is forgotten."""
         self._unread.subtract(copied)
         for known in (self._requests, self._tokens, self._unread):
             for gone in [key for key in known if key not in keys]:

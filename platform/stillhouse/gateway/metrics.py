@@ -1,5 +1,5 @@
 """What an operator watches, in Prometheus's format. No label has a value that an app or a person makes up:
-endpoint, status and kind of token are all there is."""
+endpoint, status, kind of token and reason are all there is."""
 
 from collections.abc import Callable
 from time import monotonic
@@ -48,6 +48,12 @@ class Metrics:
             ["kind"],
             registry=self._registry,
         )
+        self._escalations = Counter(
+            "stillhouse_gateway_escalations",
+            "Requests that a remote model answered, by reason.",
+            ["reason"],
+            registry=self._registry,
+        )
         self.in_flight = Gauge(
             "stillhouse_gateway_in_flight", "Requests being answered.", registry=self._registry
         )
@@ -80,6 +86,8 @@ class Metrics:
         self._seconds.labels(endpoint).observe(record.total_ms / 1000)
         if record.first_token_ms is not None:
             self._first_token.observe(record.first_token_ms / 1000)
+        if record.escalation:
+            self._escalations.labels(record.escalation).inc()
         for kind, number in (
             ("prompt", record.prompt_tokens),
             ("completion", record.completion_tokens),

@@ -1,13 +1,13 @@
 """From the name an app sent to what shall answer, and the replicas that can."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from random import random
 
 from stillhouse.gateway.auth import Caller
 from stillhouse.gateway.errors import ApiError, invalid
-from stillhouse.gateway.snapshot import Base, Part, Published, Replica, Snapshot, Version
+from stillhouse.gateway.snapshot import Base, Escalation, Part, Published, Replica, Snapshot, Version
 from workers.contract import ThinkContract
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+([.:@/][A-Za-z0-9_-]+)*", re.ASCII)
@@ -32,6 +32,10 @@ class Target:
     """The alias that chose it; empty where the app named the version or base itself."""
     shadow: "Target | None" = None
     """Gets a copy of this very request."""
+    escalation: Escalation | None = None
+    """May be asked where this target cannot answer, or should not."""
+    keep_days: int = 0
+    """How long prompt and answer are kept; 0: not at all."""
 
 
 @dataclass
@@ -74,11 +78,24 @@ def resolve(snapshot: Snapshot, caller: Caller, name: str, user: str = "") -> Ta
         return _target(found)
     version = _answering(found, name, f"{caller.id}:{user}" if user else caller.id)
     _check_loaded(version, caller, name)
-    return _target(version, name, _shadow(found.shadow, name))
+    target = _target(version, name)
+    return replace(
+        target,
+        shadow=_shadow(found.shadow, name),
+        escalation=_escalation(found, caller),
+        keep_days=found.keep_days if caller.models is None else 0,
+    )
 
 
-def _target(version: Version, alias: str = "", shadow: Target | None = None) -> Target:
-    return Target(version.name, version.base.think, version.replicas, version.id, alias, shadow)
+def _target(version: Version, alias: str = "") -> Target:
+    return Target(version.name, version.base.think, version.replicas, version.id, alias)
+
+
+def _escalation(published: Published, caller: Caller) -> Escalation | None:
+    """A key that is marked local-only, and a grant that lists names, ask nothing else."""
+    if caller.models is not None or (caller.key is not None and caller.key.local_only):
+        return None
+    return published.escalation
 
 
 def _answering(published: Published, alias: str, sticky: str) -> Version:

@@ -7,7 +7,7 @@ not have.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,8 @@ class Key:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     monthly_tokens: int | None = None
+    local_only: bool = False
+    """Its requests never leave the site."""
     tokens_this_month: int = 0
     """By the ledger; counted only where there is a budget."""
 
@@ -80,6 +82,27 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Escalation:
+    """A larger model elsewhere, and the terms on which it may be asked."""
+
+    budget_name: str
+    """Of the counter of what is spent: the alias, with its workspace."""
+    url: str
+    """Base URL, with its /v1."""
+    model: str
+    credential: str
+    """Sealed."""
+    prompt_price: int
+    completion_price: int
+    """Of a token, in billionths of the currency's unit."""
+    monthly_budget: int
+    """In the same unit."""
+    reasons: Collection[str]
+    spent_this_month: int = 0
+    """By the ledger."""
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """What an alias answers with now."""
 
@@ -89,6 +112,9 @@ class Published:
     """The canary's share is drawn for each request; else the same user or key always has the same."""
     canary: Part | None = None
     shadow: Part | None = None
+    escalation: Escalation | None = None
+    keep_days: int = 0
+    """How long prompts and answers are kept; 0: not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +135,7 @@ _STALE_SECONDS = 15  # as in serving.queries.SILENCE
 
 _KEYS = """
     SELECT key.digest, key.id, key.workspace_id, key.scopes, extract(epoch FROM key.expires_at)::float8,
-           key.requests_per_minute, key.tokens_per_minute, key.monthly_tokens, month.tokens
+           key.requests_per_minute, key.tokens_per_minute, key.monthly_tokens, key.local_only, month.tokens
     FROM accounts_apikey AS key
     CROSS JOIN LATERAL (
         SELECT coalesce(sum(hour.prompt_tokens + hour.completion_tokens), 0)::bigint AS tokens
@@ -135,13 +161,26 @@ _VERSIONS = """
     JOIN training_trainingrun AS run ON run.id = version.run_id"""
 _ALIASES = """
     SELECT DISTINCT ON (alias.id) alias.workspace_id, alias.name, publication.version_id,
-           extract(epoch FROM publication.created_at)::bigint, publication.spread = 'request', publication.id
+           extract(epoch FROM publication.created_at)::bigint, publication.spread = 'request',
+           coalesce(keeping.days, 0), publication.id
     FROM publishing_alias AS alias
     JOIN publishing_publication AS publication ON publication.alias_id = alias.id
+    LEFT JOIN publishing_keeping AS keeping ON keeping.alias_id = alias.id
     ORDER BY alias.id, publication.sequence DESC"""
 _SHARES = """
     SELECT publication_id, version_id, percent, shadow FROM publishing_share
     WHERE publication_id = ANY(%s)"""
+_ESCALATIONS = """
+    SELECT alias.workspace_id, alias.name, escalation.url, escalation.model, escalation.credential,
+           escalation.prompt_price, escalation.completion_price, escalation.monthly_budget,
+           escalation.reasons, month.cost
+    FROM publishing_escalation AS escalation
+    JOIN publishing_alias AS alias ON alias.id = escalation.alias_id
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(hour.cost), 0)::bigint AS cost FROM usage_usagehour AS hour
+        WHERE hour.workspace_id = alias.workspace_id AND hour.alias = alias.name AND hour.cost > 0
+              AND hour.hour >= date_trunc('month', now(), 'UTC')) AS month
+    WHERE escalation.enabled"""
 
 
 async def read_snapshot(connection: Connection) -> Snapshot:
@@ -155,6 +194,7 @@ async def read_snapshot(connection: Connection) -> Snapshot:
         bases = await _rows(connection, _BASES)
         versions = await _rows(connection, _VERSIONS)
         aliases = await _rows(connection, _ALIASES)
+        escalations = await _rows(connection, _ESCALATIONS)
         shares = await _rows(connection, _SHARES, [publication_id for *_, publication_id in aliases])
     bases_by_id = _make_bases(bases, replicas)
     versions_by_id = _make_versions(versions, bases_by_id, replicas, holdings)
@@ -164,7 +204,7 @@ async def read_snapshot(connection: Connection) -> Snapshot:
             for digest, key_id, workspace_id, scopes, *terms in keys
         },
         workspaces=dict(workspaces),
-        aliases=_make_aliases(aliases, shares, versions_by_id),
+        aliases=_make_aliases(aliases, shares, escalations, versions_by_id),
         versions={version.name: version for version in versions_by_id.values()},
         bases=bases_by_id,
     )
@@ -176,8 +216,12 @@ async def _rows(connection: Connection, query: str, *parameters: object) -> list
 
 
 def _make_aliases(
-    aliases: list[Any], shares: list[Any], versions: Mapping[str, Version]
+    aliases: list[Any], shares: list[Any], escalations: list[Any], versions: Mapping[str, Version]
 ) -> dict[tuple[str, str], Published]:
+    elsewhere = {
+        (workspace_id, name): Escalation(f"{workspace_id}/{name}", *terms)
+        for workspace_id, name, *terms in escalations
+    }
     parts = {
         (publication_id, shadow): Part(versions[version_id], percent)
         for publication_id, version_id, percent, shadow in shares
@@ -188,10 +232,12 @@ def _make_aliases(
             version=versions[version_id],
             created=created,
             by_request=by_request,
+            keep_days=keep_days,
             canary=parts.get((publication_id, False)),
             shadow=parts.get((publication_id, True)),
+            escalation=elsewhere.get((workspace_id, name)),
         )
-        for workspace_id, name, version_id, created, by_request, publication_id in aliases
+        for workspace_id, name, version_id, created, by_request, keep_days, publication_id in aliases
         if version_id in versions
     }
 

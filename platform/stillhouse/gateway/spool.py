@@ -87,6 +87,11 @@ class Spool:
         os.close(self._lock)
 
     @property
+    def failing(self) -> bool:
+        """The disk does not take anything at the moment."""
+        return self._failing
+
+    @property
     def bytes_waiting(self) -> int:
         return self._size + sum(size for _, size in self._segments)
 

@@ -1,4 +1,5 @@
-"""What the ledger keeps of a request: whose it was, what answered, how much. Never its content."""
+"""What the ledger keeps of a request: whose it was, what answered, how much. Its content
+only where a workspace keeps it."""
 
 import json
 from dataclasses import dataclass, field
@@ -6,6 +7,7 @@ from datetime import UTC, datetime
 from time import perf_counter
 
 from stillhouse.gateway.inflight import Guard
+from stillhouse.gateway.keeping import Kept
 
 KILLED = 0
 """Status of a request that its gateway died over: nobody knows how it ended."""
@@ -38,6 +40,13 @@ class Record:
     total_ms: float = 0.0
     finish_reason: str = ""
     cancelled: bool = False
+    escalation: str = ""
+    """Why a remote model was asked."""
+    prompt_price: int = 0
+    completion_price: int = 0
+    """Of a token, in billionths of the currency's unit."""
+    kept: Kept | None = None
+    """Prompt and answer, where the workspace keeps them."""
     started: float = field(default_factory=perf_counter)
     guard: Guard | None = None
     """Where the counts so far outlive this process; set while the request is in flight."""
@@ -45,6 +54,10 @@ class Record:
     @property
     def tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def cost(self) -> int:
+        return self.prompt_tokens * self.prompt_price + self.completion_tokens * self.completion_price
 
     def elapsed_ms(self) -> float:
         return (perf_counter() - self.started) * 1000
@@ -74,6 +87,7 @@ class Record:
             "total_ms": round(self.total_ms, 2),
             "finish_reason": self.finish_reason,
             "cancelled": self.cancelled,
+            "escalation": self.escalation,
         }
 
     def line(self) -> bytes:
@@ -98,4 +112,9 @@ class Record:
             "finish_reason": self.finish_reason[:30],
             "cancelled": self.cancelled,
         }
+        if self.escalation:
+            row["escalation"] = self.escalation
+            row["prompt_price"], row["completion_price"] = self.prompt_price, self.completion_price
+        if self.kept is not None and self.status == 200 and not self.cancelled:
+            row |= self.kept.fields()
         return json.dumps(row, separators=(",", ":")).encode()

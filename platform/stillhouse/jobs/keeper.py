@@ -14,6 +14,7 @@ from datetime import timedelta
 import psycopg
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections, connection
+from django.utils.module_loading import import_string
 from minio.error import MinioException
 from urllib3.exceptions import HTTPError
 
@@ -59,6 +60,7 @@ def chores() -> list[Chore]:
         Chore("staging objects removed", 3600, _away_safe(lambda: sweep_staging(STAGING_KEPT_FOR))),
         Chore("parts of checkpoints removed", 3600, _away_safe(remove_orphans)),
         Chore("checkpoints removed", 10, _away_safe(remove_dropped_checkpoints)),
+        *(Chore(name, seconds, import_string(path)) for name, seconds, path in settings.KEEPER_CHORES),
     ]
 
 

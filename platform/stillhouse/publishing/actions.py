@@ -197,7 +197,7 @@ def rollback(*, by: Membership, alias: Alias) -> Publication:
     """Let the alias answer with what it answered with before.
 
     Rolling back twice goes back twice: what was rolled back from is never returned to. Raises NotFound,
-    UserError `not_allowed`, `nothing_to_roll_back_to` or `not_ready`.
+    UserError `not_allowed`, `nothing_to_roll_back_to`, `model_not_approved` or `not_ready`.
     """
     if alias.workspace_id != by.workspace_id:
         raise NotFound("alias")
@@ -212,12 +212,14 @@ def rollback(*, by: Membership, alias: Alias) -> Publication:
             "Publish another approved version instead.",
             status=409,
         )
+    _check_approved(target)
     _check_ready(target)
     return _append(by, locked, target, Publication.ROLLBACK)
 
 
 def _check_approved(version: AdapterVersion) -> None:
-    state = AdapterVersion.objects.values_list("state", flat=True).get(pk=version.pk)
+    """As it stands, and until this transaction ends: nobody retires it meanwhile."""
+    state = AdapterVersion.objects.select_for_update().values_list("state", flat=True).get(pk=version.pk)
     if state != APPROVED:
         raise UserError(
             "model_not_approved",

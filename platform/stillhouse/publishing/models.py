@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
 from stillhouse.accounts.models import User, Workspace
@@ -70,3 +71,45 @@ class Share(models.Model):
                 name="share_percent_possible",
             ),
         ]
+
+
+class Escalation(models.Model):
+    """A larger model elsewhere that an alias may ask where its own version cannot or should not answer.
+
+    One row per alias, there once somebody has turned it on. Each change is an event of the audit trail, with
+    the consent; turning it off removes the credential.
+    """
+
+    CONTEXT, TOOLS, FORMAT = "context", "tools", "format"
+    REASONS = (CONTEXT, TOOLS, FORMAT)
+    """In the order in which they are looked at: the prompt is too long here; the engine takes no tools; the
+    answer does not have the form the request asked for."""
+
+    alias = models.OneToOneField(Alias, models.PROTECT, primary_key=True, related_name="escalation")
+    enabled = models.BooleanField(default=False)
+    url = models.URLField(max_length=300)
+    """Base URL with its /v1, as OpenAI's clients take it."""
+    model = models.CharField(max_length=120)
+    """As the remote service names it."""
+    credential = models.TextField(blank=True)
+    """Sealed (`core.sealing`); never shown again."""
+    prompt_price = models.PositiveBigIntegerField()
+    completion_price = models.PositiveBigIntegerField()
+    """Of a token, in billionths of the currency's unit (thousandths per million tokens)."""
+    monthly_budget = models.PositiveBigIntegerField()
+    """Of a calendar month in UTC, in billionths of the currency's unit."""
+    reasons = ArrayField(models.CharField(max_length=20))
+    consent = models.TextField()
+    """In the words of the person who turned it on."""
+    changed_by = models.ForeignKey(User, models.PROTECT, related_name="+")
+    changed_at = models.DateTimeField(auto_now=True)
+
+
+class Keeping(models.Model):
+    """Prompts and answers of this alias are kept. There is a row while they are; changes are audited."""
+
+    alias = models.OneToOneField(Alias, models.PROTECT, primary_key=True, related_name="keeping")
+    days = models.PositiveSmallIntegerField()
+    """How long each one is kept."""
+    changed_by = models.ForeignKey(User, models.PROTECT, related_name="+")
+    changed_at = models.DateTimeField(auto_now=True)

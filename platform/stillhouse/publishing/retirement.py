@@ -7,6 +7,7 @@ from stillhouse.accounts.models import Membership
 from stillhouse.adapters.models import RETIRED, TRANSITIONS, AdapterVersion
 from stillhouse.audit.actions import record
 from stillhouse.core.errors import NotFound, UserError
+from stillhouse.core.notify import GATEWAY, notify
 from stillhouse.core.transitions import transition
 from stillhouse.publishing.queries import aliases_of
 from stillhouse.serving.actions import unplace_version
@@ -17,12 +18,17 @@ def retire_version(*, by: Membership, version: AdapterVersion, reason: str) -> A
     """Take an approved version out of use for good: no app may call it, no rollback goes to it, and replicas
     unload it. What it was made of stays.
 
-    Raises NotFound for another workspace's version, UserError `not_allowed`, `still_published` or
-    `not_approved`.
+    Raises NotFound for another workspace's version, UserError `not_allowed`, `reason_missing`,
+    `still_published` or `not_approved`.
     """
     if version.adapter.workspace_id != by.workspace_id:
         raise NotFound("adapter version")
     require(by, "alias.publish")
+    if not reason.strip():
+        raise UserError(
+            "reason_missing", "Say why it is retired.", "reason", "Whoever finds it later will want to know."
+        )
+    AdapterVersion.objects.select_for_update().get(pk=version.pk)  # nobody publishes it meanwhile
     if named := aliases_of(version):
         raise UserError(
             "still_published",
@@ -44,7 +50,8 @@ def retire_version(*, by: Membership, version: AdapterVersion, reason: str) -> A
         action="version.retired",
         object_id=version.id,
         object_name=str(version),
-        details={"reason": reason[:500]},
+        details={"reason": reason.strip()[:500]},
     )
     unplace_version(version=version)
+    notify(GATEWAY)
     return version

@@ -40,9 +40,23 @@ class UsageRecord(models.Model):
     total_ms = models.FloatField()
     finish_reason = models.CharField(max_length=30, blank=True)
     cancelled = models.BooleanField(default=False)
+    escalation = models.CharField(max_length=20, blank=True, default="", db_default="")
+    """Why a remote model was asked; empty where the answer was made here."""
+    prompt_price = models.PositiveBigIntegerField(default=0, db_default=0)
+    completion_price = models.PositiveBigIntegerField(default=0, db_default=0)
+    """Of a token, in billionths of the currency's unit: what the lead entered when it was asked."""
+    cost = models.PositiveBigIntegerField(default=0, db_default=0)
+    """In billionths of the currency's unit."""
 
     class Meta:
-        indexes: ClassVar = [models.Index(fields=["workspace", "-at"])]
+        indexes: ClassVar = [
+            models.Index(fields=["workspace", "-at"]),
+            models.Index(
+                fields=["workspace", "alias", "at"],
+                condition=~models.Q(escalation=""),
+                name="usage_escalations",
+            ),
+        ]
 
 
 class UsageHour(models.Model):
@@ -65,6 +79,10 @@ class UsageHour(models.Model):
     completion_tokens = models.PositiveBigIntegerField()
     reasoning_tokens = models.PositiveBigIntegerField()
     total_ms = models.FloatField()
+    escalated = models.PositiveBigIntegerField(default=0, db_default=0)
+    """Requests that a remote model was asked for."""
+    cost = models.PositiveBigIntegerField(default=0, db_default=0)
+    """Of those, in billionths of the currency's unit."""
 
     class Meta:
         constraints: ClassVar = [
@@ -73,3 +91,23 @@ class UsageHour(models.Model):
             )
         ]
         indexes: ClassVar = [models.Index(fields=["caller", "hour"])]
+
+
+class KeptExchange(models.Model):
+    """A prompt and what answered it, of an alias whose workspace keeps them for a while."""
+
+    id = IdField("req")
+    """Of its usage record."""
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="+")
+    alias = models.CharField(max_length=60)
+    served = models.CharField(max_length=160)
+    """The version's immutable name, or the remote model."""
+    prompt = models.TextField()
+    """JSON: the messages, or the prompt of a text completion."""
+    answers = models.TextField()
+    """JSON: a list of {content, reasoning}, one for each choice. Calls of tools are not in it."""
+    at = models.DateTimeField()
+    expires_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        indexes: ClassVar = [models.Index(fields=["workspace", "alias", "-at"])]

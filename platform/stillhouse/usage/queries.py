@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from django.db.models import F, QuerySet, Sum
+from django.db.models import Count, F, QuerySet, Sum
 from django.db.models.functions import TruncDay
 from django.utils import timezone
 
 from stillhouse.accounts.models import Membership
-from stillhouse.usage.models import UsageHour
+from stillhouse.usage.models import UsageHour, UsageRecord
 
 Grouping = Literal["key", "alias", "version"]
 _FIELDS: dict[Grouping, str] = {"key": "caller", "alias": "alias", "version": "served"}
@@ -105,6 +105,32 @@ def tokens_this_month(by: Membership) -> dict[str, int]:
     rows = UsageHour.objects.filter(workspace=by.workspace, hour__gte=month, shadow=False).exclude(key="")
     sums = rows.values("key").annotate(tokens=Sum(F("prompt_tokens") + F("completion_tokens")))
     return {row["key"]: row["tokens"] for row in sums}
+
+
+@dataclass(frozen=True)
+class AliasMonth:
+    """What an alias answered in the calendar month (UTC), here and by a remote model."""
+
+    requests: int
+    escalated: int
+    """Of them, answered by a remote model."""
+    reasons: list[tuple[str, int]]
+    """Why, the most frequent first."""
+    prompt_tokens: int
+    completion_tokens: int
+    cost: int
+    """In billionths of the currency's unit."""
+
+
+def alias_month(by: Membership, alias: str) -> AliasMonth:
+    """The alias's month, without copies and attempts that nobody saw."""
+    month = timezone.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    mine = UsageHour.objects.filter(workspace=by.workspace, alias=alias, hour__gte=month, shadow=False)
+    names = ("requests", "escalated", "prompt_tokens", "completion_tokens", "cost")
+    sums = mine.aggregate(**{name: Sum(name, default=0) for name in names})
+    outside = UsageRecord.objects.filter(workspace=by.workspace, alias=alias, at__gte=month, shadow=False)
+    reasons = outside.exclude(escalation="").values_list("escalation").annotate(count=Count("pk"))
+    return AliasMonth(reasons=list(reasons.order_by("-count", "escalation")), **sums)
 
 
 def shadow_totals(by: Membership, *, days: int) -> list[Total]:

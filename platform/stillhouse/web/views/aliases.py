@@ -21,9 +21,12 @@ from stillhouse.publishing.queries import (
     rollback_target,
     shadow_of,
 )
+from stillhouse.publishing.retirement import retire_version
 from stillhouse.serving.queries import is_ready
 from stillhouse.web.access import in_workspace
 from stillhouse.web.connect import curl_snippet, python_snippet
+from stillhouse.web.views.escalation import escalation_row
+from stillhouse.web.views.keeping import keeping_row
 
 STEPS = (10, 25, 50, 100)
 CHOICES = 50
@@ -34,11 +37,11 @@ CHOICES = 50
 def aliases(request: HttpRequest, by: Membership) -> HttpResponse:
     approved = versions(by).filter(state=APPROVED)[:CHOICES]
     ready = [version for version in approved if is_ready(version)]
-    rows = [_row(alias, ready) for alias in aliases_of(by)]
+    rows = [_row(by, alias, ready) for alias in aliases_of(by)]
     return render(request, "aliases/page.html", {"rows": rows, "steps": STEPS})
 
 
-def _row(alias: Alias, ready: list[AdapterVersion]) -> dict[str, Any]:
+def _row(by: Membership, alias: Alias, ready: list[AdapterVersion]) -> dict[str, Any]:
     current = current_publication(alias)
     canary = canary_of(current) if current else None
     return {
@@ -53,6 +56,8 @@ def _row(alias: Alias, ready: list[AdapterVersion]) -> dict[str, Any]:
         "history": [
             {"row": row, "canary": canary_of(row), "shadow": shadow_of(row)} for row in history(alias)[:20]
         ],
+        "elsewhere": escalation_row(by, alias),
+        "kept": keeping_row(by, alias),
         "python": python_snippet(alias.name),
         "curl": curl_snippet(alias.name),
     }
@@ -64,6 +69,13 @@ def publish(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
     name = request.POST.get("alias", "").strip()
     publication = actions.publish(by=by, alias_name=name, version=version)
     messages.success(request, f"{publication.alias} answers with {version} from the next request on.")
+    return redirect("version", by.workspace.slug, version.pk)
+
+
+@in_workspace("POST")
+def retire(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
+    version = retire_version(by=by, version=get_version(by, id), reason=request.POST.get("reason", ""))
+    messages.success(request, f"{version} is retired: nothing answers with it any more.")
     return redirect("version", by.workspace.slug, version.pk)
 
 

@@ -78,6 +78,7 @@ def _terms(form: Mapping[str, str]) -> KeyTerms:
         requests_per_minute=_whole(form, "requests_per_minute"),
         tokens_per_minute=_whole(form, "tokens_per_minute"),
         monthly_tokens=_whole(form, "monthly_tokens"),
+        local_only=form.get("local_only") == "yes",
     )
 
 
