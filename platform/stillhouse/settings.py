@@ -86,6 +86,7 @@ CHECKPOINTS_KEPT = int(env("CHECKPOINTS_KEPT", "2"))
 HANG_SECONDS = float(env("HANG_SECONDS", "900"))
 FLEET_WORKSPACE = env("FLEET_WORKSPACE", "")  # its administrators may drain and revoke workers
 MAX_UPLOAD_BYTES = int(env("MAX_UPLOAD_BYTES", str(20 * 1024**3)))
+DATA_QUOTA_BYTES = int(env("DATA_QUOTA_BYTES", str(200 * 1024**3)))  # of a workspace without its own
 
 KEEPER_CHORES = [  # of apps that `jobs` may not import: what, how often in seconds, the function
     ("kept prompts and answers removed", 60, "stillhouse.usage.kept.forget_expired"),

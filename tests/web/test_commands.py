@@ -91,3 +91,12 @@ def test_bases_and_pools_are_listed(world: World) -> None:
     assert failure("pool", "add", "q", "--base", "gpt-17")["code"] == "unknown_base"
     assert failure("pool", "add", "q", "--base", "qwq-32b")["code"] == "base_not_available"
     assert [pool["name"] for pool in run("pool", "list")] == ["demo"]
+
+
+def test_a_quota_is_shown_and_set(world: World) -> None:
+    slug = world.expert.workspace.slug
+    before = run("quota", slug)
+    assert before["used"] == 0 and before["left"] == before["limit"] and not before["own"]
+    assert run("quota", slug, "--bytes", "12") == {**before, "limit": 12, "left": 12, "own": True}
+    assert run("quota", slug, "--default") == before
+    assert failure("quota", "nobody")["code"] == "not_found"

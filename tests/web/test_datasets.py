@@ -16,6 +16,7 @@ from stillhouse.datasets.actions import (
     create_dataset,
     finish_upload,
     part_url,
+    read_differently,
     record_report,
     start_upload,
 )
@@ -29,10 +30,11 @@ from stillhouse.datasets.queries import (
     version_by_id,
     versions,
 )
+from stillhouse.datasets.quota import Room, room_of, set_quota
 from stillhouse.jobs.models import Job, Outbox
 from tests.registry import at_once
 from tests.world import World, chat_row, fetch, jsonl, put, sha256
-from workers.contract import Problem, ValidateSpec, ValidationReport
+from workers.contract import Mapping, Problem, ValidateSpec, ValidationReport
 
 pytestmark = pytest.mark.django_db
 
@@ -278,3 +280,41 @@ def test_a_report_is_kept_and_decides_what_is_trainable(world: World, dataset: D
 def test_the_store_and_the_settings_agree() -> None:
     assert blobs.store().bucket_exists(django_settings.S3_BUCKET)
     blobs.ensure_bucket()
+
+
+def test_uploads_keep_to_the_workspace_s_quota(world: World, dataset: Dataset, settings: Settings) -> None:
+    settings.DATA_QUOTA_BYTES = 1000
+    body = jsonl([chat_row("Q", "A")])
+    world.upload(body, dataset=dataset, filename="rows.jsonl")
+    assert room_of(world.expert.workspace) == Room(len(body), 1000)
+    under_way = start_upload(by=world.expert, dataset=dataset, filename="a.jsonl", size=800)
+    assert room_of(world.expert.workspace).used == len(body) + 800
+    error = error_of(lambda: start_upload(by=world.expert, dataset=dataset, filename="b.jsonl", size=300))
+    assert error.code == "quota_reached" and error.status == 413 and "1000 bytes" in error.message
+    assert Upload.objects.filter(finished_at=None).count() == 1
+    abandon_upload(by=world.expert, upload=under_way)
+    start_upload(by=world.expert, dataset=dataset, filename="b.jsonl", size=300)
+    assert room_of(world.outsider.workspace).used == 0
+
+
+def test_a_file_counts_once_however_it_is_read(world: World, dataset: Dataset) -> None:
+    body = jsonl([chat_row("Q", "A")])
+    version = world.upload(body, dataset=dataset, filename="rows.jsonl")
+    read_differently(
+        by=world.expert, version=version, mapping=Mapping(shape="columns", question="a", answer="b")
+    )
+    assert room_of(world.expert.workspace).used == len(body)
+
+
+def test_a_workspace_may_have_a_quota_of_its_own(world: World, dataset: Dataset) -> None:
+    workspace = world.expert.workspace
+    set_quota(workspace, 10)
+    workspace.refresh_from_db()
+    assert room_of(workspace).limit == 10
+    assert AuditEvent.objects.get(action="workspace.quota_set").details == {"bytes": 10}
+    error = error_of(lambda: start_upload(by=world.expert, dataset=dataset, filename="b.jsonl", size=11))
+    assert error.code == "quota_reached"
+    set_quota(workspace, None)
+    workspace.refresh_from_db()
+    assert room_of(workspace).limit == django_settings.DATA_QUOTA_BYTES
+    assert error_of(lambda: set_quota(workspace, -1)).code == "bad_quota"

@@ -13,7 +13,7 @@ from stillhouse.jobs.actions import claim_job
 from stillhouse.jobs.models import CANCELLED, RUNNING, Job, Kind, Outbox
 from stillhouse.training.actions import cancel_run, start_run
 from stillhouse.training.models import Preset, TrainingRun
-from stillhouse.training.presets import SETTINGS, estimate_steps, resolve_spec
+from stillhouse.training.presets import SETTINGS, estimate_steps, group_columns, resolve_spec
 from stillhouse.training.queries import get_run, runs
 from tests.registry import DEMO_BASE, available_base, data_version, sha, started_run
 from tests.world import World
@@ -152,6 +152,29 @@ def test_holding_out_beside_evaluation_data_is_refused(world: World) -> None:
     with pytest.raises(UserError) as caught:
         resolved(world, with_eval=True, overrides={"heldout_share": 0.1})
     assert caught.value.code == "heldout_twice"
+
+
+def test_rows_of_one_customer_may_be_held_out_together(world: World) -> None:
+    data = data_version(world.expert)
+    data.report.body["doctor"] = {"fields": {"metadata.customer": 180}}
+
+    def with_group(column: str, eval_data: DatasetVersion | None = None) -> TrainSpec:
+        return resolve_spec(
+            base=available_base(),
+            data=data,
+            eval_data=eval_data,
+            preset="balanced",
+            overrides={"heldout_group": column},
+        )
+
+    assert group_columns(data) == ["metadata.customer"]
+    assert with_group("metadata.customer").heldout_group == "metadata.customer"
+    with pytest.raises(UserError, match="no column") as caught:
+        with_group("customer")
+    assert caught.value.code == "no_such_column" and "metadata.customer" in caught.value.next_step
+    with pytest.raises(UserError) as caught:
+        with_group("metadata.customer", data_version(world.expert, "Held out", valid=36))
+    assert (caught.value.code, caught.value.place) == ("heldout_twice", "heldout_group")
 
 
 def test_every_setting_a_person_may_set_is_one_of_the_spec() -> None:

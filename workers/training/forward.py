@@ -94,8 +94,8 @@ class Decoder:
         hidden = F.embedding(pack.ids, self.embedding)
         rotation = self._rotation(hidden, pack)
         if self.device.type == "cpu":
-            # Every block adds to it, and bf16 would round every sum. On a GPU, as everywhere else, it is bf16:
-            # there it would double what checkpointing keeps.
+            # Every block adds to it, and bf16 would round every sum. On a GPU it stays bf16: fp32 would
+            # double what checkpointing keeps there.
             hidden = hidden.float()
         if learning:
             # The first thing to learn comes after it; without this the backward pass would not get there.

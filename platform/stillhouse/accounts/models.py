@@ -42,6 +42,8 @@ class Workspace(models.Model):
     id = IdField("ws")
     slug = models.SlugField(unique=True, max_length=60)
     name = models.CharField(max_length=120)
+    data_quota_bytes = models.PositiveBigIntegerField(null=True)
+    """How much data it may store; None: as much as DATA_QUOTA_BYTES says."""
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:

@@ -17,6 +17,7 @@ from stillhouse.core.errors import Conflict, NotFound, UserError
 from stillhouse.core.locks import held
 from stillhouse.core.text import clean_name, storable_json
 from stillhouse.datasets.models import Dataset, DatasetReport, DatasetVersion, Upload
+from stillhouse.datasets.quota import check_room
 from stillhouse.jobs.actions import queue_job
 from stillhouse.jobs.models import Kind
 from workers.contract import Mapping, OtherRows, OutputFile, ValidateSpec, ValidationReport
@@ -53,7 +54,10 @@ def create_dataset(*, by: Membership, name: str) -> Dataset:
 
 
 def start_upload(*, by: Membership, dataset: Dataset, filename: str, size: int) -> Upload:
-    """Begin an upload of `size` bytes; the browser then sends its parts to `part_url` addresses."""
+    """Begin an upload of `size` bytes; the browser then sends its parts to `part_url` addresses.
+
+    Raises UserError `bad_name`, `unknown_format`, `empty_file`, `file_too_large` or `quota_reached`.
+    """
     _check_workspace(by, dataset)
     require(by, "dataset.upload")
     filename = clean_name(filename, what="file name", limit=200)
@@ -68,8 +72,10 @@ def start_upload(*, by: Membership, dataset: Dataset, filename: str, size: int) 
     upload = Upload(
         dataset=dataset, filename=filename, size=size, part_size=_part_size(size), created_by=by.user
     )
-    upload.storage_upload_id = blobs.start_multipart(upload.staging_key)
-    upload.save(force_insert=True)
+    with held(f"quota:{by.workspace_id}"):
+        check_room(by.workspace, size)
+        upload.storage_upload_id = blobs.start_multipart(upload.staging_key)
+        upload.save(force_insert=True)
     return upload
 
 

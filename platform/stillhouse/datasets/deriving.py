@@ -13,6 +13,7 @@ from stillhouse.core.errors import Conflict, NotFound, UserError
 from stillhouse.core.text import storable
 from stillhouse.datasets.actions import QUEUE, record_report
 from stillhouse.datasets.models import Dataset, DatasetReport, DatasetVersion, VersionSource
+from stillhouse.datasets.quota import check_room
 from stillhouse.jobs.actions import queue_job
 from stillhouse.jobs.models import Kind
 from workers.contract import DeriveResult, DeriveSource, DeriveSpec, Operation, OutputFile
@@ -31,7 +32,8 @@ def derive_version(
     """The dataset's next version: the rows of `version`, changed by one operation after the other.
 
     `others` are the sources 1, 2, … that operations name. The old version stays. Raises Conflict
-    `not_checked` for a source without usable rows, and UserError `bad_change` for operations that cannot be.
+    `not_checked` for a source without usable rows, UserError `bad_change` for operations that cannot be, and
+    `quota_reached` where another file of its size would not fit.
     """
     sources = [version, *others]
     for source in sources:
@@ -39,6 +41,7 @@ def derive_version(
             raise NotFound("dataset version")
     require(by, "dataset.upload")
     check_usable(sources)
+    check_room(by.workspace, version.trained_size)
     spec = _spec(sources, operations)
     with transaction.atomic():
         dataset = Dataset.objects.select_for_update().get(pk=version.dataset_id)

@@ -74,6 +74,7 @@ SETTINGS: Mapping[str, str] = {
     "checkpoint_every": "Steps between checkpoints (0: none)",
     "think_policy": "What is learned of the reasoning",
     "heldout_share": "Share of the data held out",
+    "heldout_group": "Column whose rows are held out together",
 }
 """The settings of a TrainSpec that a person may choose, with their names on the page."""
 
@@ -133,9 +134,15 @@ def resolve_spec(
     )
     _check_limits(spec, given)
     _check_against(spec, base, eval_data)
+    _check_group(spec, data)
     if "checkpoint_every" not in given:
         spec = spec.model_copy(update={"checkpoint_every": _checkpoint_every(estimate_steps(spec, rows))})
     return spec
+
+
+def group_columns(data: DatasetVersion) -> list[str]:
+    """Columns of the data by which rows may be held out together: those kept beside the conversation."""
+    return sorted((data.report.body.get("doctor") or {}).get("fields") or {})
 
 
 def think_policy(base: BaseModel, *, valid: int, with_reasoning: int) -> ThinkPolicy:
@@ -228,6 +235,26 @@ def _bad(name: str, value: object, rule: str) -> UserError:
         name,
         "Change it, or leave it to the preset.",
     )
+
+
+def _check_group(spec: TrainSpec, data: DatasetVersion) -> None:
+    if not spec.heldout_group:
+        return
+    if not spec.heldout_share:
+        raise UserError(
+            "heldout_twice",
+            "Separate evaluation data is chosen, so nothing is held out of the training data.",
+            "heldout_group",
+            "Leave one of the two away.",
+        )
+    columns = group_columns(data)
+    if spec.heldout_group not in columns:
+        raise UserError(
+            "no_such_column",
+            f"{data} has no column {spec.heldout_group[:60]!r} beside its conversations.",
+            "heldout_group",
+            f"Choose from: {', '.join(columns[:20])}." if columns else "Leave it empty.",
+        )
 
 
 def _check_against(spec: TrainSpec, base: BaseModel, eval_data: DatasetVersion | None) -> None:

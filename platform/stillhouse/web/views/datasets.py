@@ -16,6 +16,7 @@ from stillhouse.datasets import actions
 from stillhouse.datasets.models import DatasetReport, DatasetVersion
 from stillhouse.datasets.queries import datasets as datasets_of
 from stillhouse.datasets.queries import get_dataset, get_upload, get_version, trainable
+from stillhouse.datasets.quota import room_of
 from stillhouse.jobs.models import SUCCEEDED
 from stillhouse.training.queries import held_out_versions, runs
 from stillhouse.web.access import in_workspace, is_htmx, wants_json
@@ -39,7 +40,7 @@ def datasets(request: HttpRequest, by: Membership) -> HttpResponse:
 @in_workspace("GET", "POST")
 def dataset_new(request: HttpRequest, by: Membership) -> HttpResponse:
     if request.method == "GET":
-        return render(request, "datasets/new.html", {"max_upload": settings.MAX_UPLOAD_BYTES})
+        return render(request, "datasets/new.html", uploader_context(by))
     made = actions.create_dataset(by=by, name=request.POST.get("name", ""))
     url = reverse("dataset", args=[by.workspace.slug, made.pk])
     if not wants_json(request):
@@ -55,8 +56,13 @@ def dataset(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
     return render(
         request,
         "datasets/dataset.html",
-        {"dataset": item, "versions": versions, "max_upload": settings.MAX_UPLOAD_BYTES},
+        {"dataset": item, "versions": versions, **uploader_context(by)},
     )
+
+
+def uploader_context(by: Membership) -> dict[str, Any]:
+    """What is said before a file is chosen."""
+    return {"max_upload": settings.MAX_UPLOAD_BYTES, "room": room_of(by.workspace)}
 
 
 @in_workspace("GET")

@@ -68,13 +68,18 @@ def resolved(
     return Choices(base, data, eval_data, spec, trouble)
 
 
+HELD_OUT = ("heldout_share", "heldout_group")
+"""Settings that have a place of their own in the form."""
+
+
 def overrides(form: QueryDict) -> dict[str, str | int | float]:
     """What the person set by hand; an empty field leaves the setting to the preset."""
     given: dict[str, str | int | float] = {
         name: value for name in SETTINGS if (value := str(form.get(name, "")).strip())
     }
     if form.get("eval_data"):
-        given.pop("heldout_share", None)  # its field is hidden then: it was meant for the other choice
+        for name in HELD_OUT:
+            given.pop(name, None)  # its field is hidden then: it was meant for the other choice
     return given
 
 

@@ -16,10 +16,17 @@ from stillhouse.datasets.queries import trainable
 from stillhouse.datasets.queries import versions as data_versions
 from stillhouse.training import actions
 from stillhouse.training.models import Preset, TrainingRun
-from stillhouse.training.presets import SETTINGS
+from stillhouse.training.presets import SETTINGS, group_columns
 from stillhouse.training.queries import runs as runs_of
 from stillhouse.web.access import in_workspace, is_htmx, wants_json
-from stillhouse.web.views.run_estimate import Choices, choices, estimate_context, overrides, resolved
+from stillhouse.web.views.run_estimate import (
+    HELD_OUT,
+    Choices,
+    choices,
+    estimate_context,
+    overrides,
+    resolved,
+)
 from workers.contract import TrainSpec
 
 PRESETS: Mapping[Preset, str] = {
@@ -128,6 +135,7 @@ def _resolved(chosen: Choices, given: QueryDict) -> dict[str, Any]:
         "settings": _fields(plain, given),
         "trouble": chosen.trouble,
         "resolved": chosen.spec,
+        "group_columns": group_columns(chosen.data) if chosen.data else [],
         **estimate_context(chosen),
     }
 
@@ -149,5 +157,5 @@ def _fields(spec: TrainSpec | None, given: QueryDict) -> list[dict[str, Any]]:
             "choices": CHOICES.get(name, ()),
         }
         for name, label in SETTINGS.items()
-        if name != "heldout_share"
+        if name not in HELD_OUT
     ]
