@@ -90,6 +90,9 @@ DATA_QUOTA_BYTES = int(env("DATA_QUOTA_BYTES", str(200 * 1024**3)))  # of a work
 
 KEEPER_CHORES = [  # of apps that `jobs` may not import: what, how often in seconds, the function
     ("kept prompts and answers removed", 60, "stillhouse.usage.kept.forget_expired"),
+    ("notices made", 5, "stillhouse.notifications.notices.collect_notices"),
+    ("notices delivered", 2, "stillhouse.notifications.delivering.deliver_due"),
+    ("old notices forgotten", 3600, "stillhouse.notifications.delivering.forget_old_notices"),
 ]
 
 INSTALLED_APPS = [
@@ -115,6 +118,7 @@ INSTALLED_APPS = [
     "stillhouse.evaluations",
     "stillhouse.approvals",
     "stillhouse.publishing",
+    "stillhouse.notifications",
     "stillhouse.worker_api",
     "stillhouse.embedded",
     "stillhouse.web",
@@ -169,6 +173,13 @@ ACCOUNT_SESSION_REMEMBER = True
 LOGIN_REDIRECT_URL = "/"
 LOGIN_URL = "account_login"
 EMAIL_BACKEND = env("EMAIL_BACKEND", "django.core.mail.backends.console.EmailBackend")
+EMAIL_HOST = env("EMAIL_HOST", "localhost")
+EMAIL_PORT = int(env("EMAIL_PORT", "25"))
+EMAIL_HOST_USER = env("EMAIL_HOST_USER", "")
+EMAIL_HOST_PASSWORD = env("EMAIL_HOST_PASSWORD", "")
+EMAIL_USE_TLS = flag("EMAIL_USE_TLS")
+EMAIL_TIMEOUT = 10
+WEBHOOK_PRIVATE_HOSTS = [host for host in env("WEBHOOK_PRIVATE_HOSTS", "").split(",") if host]
 DEFAULT_FROM_EMAIL = env("DEFAULT_FROM_EMAIL", "stillhouse@localhost")
 
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = STILLHOUSE_URL.startswith("https://")

@@ -83,6 +83,7 @@ CASES = {
     "bases": Case(),
     "fleet": Case(),
     "fleet_change": Case(method="post", status=400),
+    "notifications": Case(),
     "audit": Case(),
 }
 NAMES = [pattern.name or "" for pattern in workspace_urls if isinstance(pattern, URLPattern)]

@@ -23,6 +23,7 @@ Permission = Literal[
     "pool.manage",
     "replica.manage",
     "member.manage",
+    "notification.manage",
 ]
 
 _EVERYONE = frozenset({Role.EXPERT, Role.LEAD, Role.ADMIN})
@@ -43,6 +44,7 @@ PERMISSIONS: Mapping[Permission, frozenset[Role]] = {
     "pool.manage": _LEADS,
     "replica.manage": _ADMINS,
     "member.manage": _ADMINS,
+    "notification.manage": _LEADS,
 }
 
 _IN_WORDS: Mapping[Permission, str] = {
@@ -59,6 +61,7 @@ _IN_WORDS: Mapping[Permission, str] = {
     "pool.manage": "pin versions",
     "replica.manage": "drain replicas",
     "member.manage": "add or change members",
+    "notification.manage": "set where notices are sent",
 }
 
 

@@ -59,6 +59,7 @@ NAVIGATION: tuple[tuple[str, tuple[NavLink, ...]], ...] = (
             NavLink("Pools", "rocket", "pools", ("pools",)),
             NavLink("Bases", "box", "bases", ("bases",)),
             NavLink("Fleet", "cpu", "fleet", ("fleet",)),
+            NavLink("Notifications", "bell", "notifications", ("notifications",)),
             NavLink("Audit trail", "scroll-text", "audit", ("audit",)),
         ),
     ),

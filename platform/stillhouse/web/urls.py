@@ -16,6 +16,7 @@ from stillhouse.web.views import (
     home,
     keeping,
     keys,
+    notifications,
     playground,
     pools,
     reviews,
@@ -100,6 +101,7 @@ workspace_urls = [
     path("pools/<str:pool>/<str:replica>/forget/", pools.replica_forget, name="replica_forget"),
     path("versions/<str:id>/pin/", pools.version_pin, name="version_pin"),
     path("bases/", catalog.bases, name="bases"),
+    path("notifications/", notifications.notifications, name="notifications"),
     path("audit/", audit.audit, name="audit"),
 ]
 
