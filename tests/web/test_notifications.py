@@ -271,6 +271,13 @@ def test_the_secret_is_sealed_and_shown_once(world: World, receiver: Receiver) -
     assert "delivered" in client.get("/w/acme/notifications/").content.decode()
 
 
+def test_a_refused_address_stays_in_the_form(world: World) -> None:
+    client = world.client(world.lead)
+    page = client.post("/w/acme/notifications/", {"do": "webhook", "url": "https://10.0.0.1/hook"})
+    text = page.content.decode()
+    assert page.status_code == 400 and "private_address" in text and 'value="https://10.0.0.1/hook"' in text
+
+
 def test_only_a_lead_sets_the_webhook_and_only_of_the_own_workspace(world: World, receiver: Receiver) -> None:
     assert error_of(lambda: set_webhook(by=world.expert, url=receiver.url)).code == "not_allowed"
     assert error_of(lambda: remove_webhook(by=world.expert)).code == "not_allowed"

@@ -7,6 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 
 from stillhouse.accounts.models import Membership
+from stillhouse.core.errors import UserError
 from stillhouse.notifications import actions
 from stillhouse.notifications.models import Delivery, EmailChoice, Webhook
 from stillhouse.web.access import in_workspace
@@ -31,9 +32,13 @@ CHOICES = (
 def notifications(request: HttpRequest, by: Membership) -> HttpResponse:
     """The page; a POST changes one of its parts, named by the field `do`."""
     secret = ""
+    error: UserError | None = None
     do = request.POST.get("do", "") if request.method == "POST" else ""
     if do == "webhook":
-        secret = actions.set_webhook(by=by, url=request.POST.get("url", ""))
+        try:
+            secret = actions.set_webhook(by=by, url=request.POST.get("url", ""))
+        except UserError as found:
+            error = found
     elif do == "remove":
         actions.remove_webhook(by=by)
         messages.info(request, "Nothing is posted any more.")
@@ -43,9 +48,10 @@ def notifications(request: HttpRequest, by: Membership) -> HttpResponse:
     elif request.method == "POST":
         actions.choose_emails(by=by, choice=request.POST.get("choice", ""))
         messages.success(request, "Saved.")
-    if request.method == "POST" and not secret:
+    if request.method == "POST" and not (secret or error):
         return redirect("notifications", by.workspace.slug)
-    response = render(request, "notifications/page.html", _context(by, secret))
+    context = {**_context(by, secret), "error": error, "given": request.POST.get("url", "") if error else ""}
+    response = render(request, "notifications/page.html", context, status=error.status if error else 200)
     if secret:
         response["Cache-Control"] = "no-store"
     return response
