@@ -91,7 +91,7 @@ DATA_QUOTA_BYTES = int(env("DATA_QUOTA_BYTES", str(200 * 1024**3)))  # of a work
 KEEPER_CHORES = [  # of apps that `jobs` may not import: what, how often in seconds, the function
     ("kept prompts and answers removed", 60, "stillhouse.usage.kept.forget_expired"),
     ("notices made", 5, "stillhouse.notifications.notices.collect_notices"),
-    ("notices delivered", 2, "stillhouse.notifications.delivering.deliver_due"),
+    ("notices delivered", 2, "stillhouse.notifications.delivering.deliver_in_background"),
     ("old notices forgotten", 3600, "stillhouse.notifications.delivering.forget_old_notices"),
 ]
 

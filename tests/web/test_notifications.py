@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -18,7 +19,13 @@ from stillhouse.core.errors import Conflict, UserError
 from stillhouse.jobs.models import Job
 from stillhouse.notifications.actions import choose_emails, remove_webhook, send_test, set_webhook
 from stillhouse.notifications.addresses import destination
-from stillhouse.notifications.delivering import KEPT_FOR, PAUSES, deliver_due, forget_old_notices
+from stillhouse.notifications.delivering import (
+    KEPT_FOR,
+    PAUSES,
+    deliver_due,
+    deliver_in_background,
+    forget_old_notices,
+)
 from stillhouse.notifications.models import Delivery, Notice, Webhook
 from stillhouse.notifications.notices import LOOK_BACK, collect_notices
 from stillhouse.notifications.sending import signature
@@ -36,6 +43,8 @@ class Receiver(HTTPServer):
         super().__init__(("127.0.0.1", 0), _Taking)
         self.status = 204
         self.taken: list[tuple[dict[str, str], bytes]] = []
+        self.asked, self.hold = threading.Event(), threading.Lock()
+        """It does not answer while `hold` is held."""
 
     @property
     def url(self) -> str:
@@ -49,7 +58,9 @@ class _Taking(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         headers = {name.lower(): value for name, value in self.headers.items()} | {"path": self.path}
         self.server.taken.append((headers, body))
-        self.send_response(self.server.status)
+        self.server.asked.set()
+        with self.server.hold:
+            self.send_response(self.server.status)
         self.send_header("Location", self.server.url)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -296,6 +307,21 @@ def test_two_keepers_tell_once(world: World) -> None:
     at_once(collect_notices, collect_notices)
     assert Notice.objects.count() == Delivery.objects.count() == 1
     assert sum(at_once(deliver_due, deliver_due)) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_keeper_does_not_wait_for_a_receiver(world: World, receiver: Receiver) -> None:
+    set_webhook(by=world.lead, url=receiver.url)
+    send_test(by=world.lead)
+    with receiver.hold:
+        assert deliver_in_background() == 0
+        assert receiver.asked.wait(20)
+        assert Delivery.objects.get().state == Delivery.WAITING and deliver_due() == 0
+    for _ in range(200):
+        if (state := Delivery.objects.get().state) != Delivery.WAITING:
+            break
+        time.sleep(0.05)
+    assert state == Delivery.SENT and len(receiver.taken) == 1
 
 
 def test_old_notices_are_forgotten(world: World) -> None:

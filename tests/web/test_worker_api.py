@@ -372,7 +372,7 @@ def test_the_second_of_two_claims_is_refused(world: World) -> None:
     assert "running" in refused(world.worker(job).post("claim", {"worker": "w2"}), 409, "not_claimable")
 
 
-@pytest.mark.parametrize("version", [0, CONTRACT_VERSION + 1, "1", None, [1]])
+@pytest.mark.parametrize("version", [0, CONTRACT_VERSION - 1, CONTRACT_VERSION + 1, "1", None, [1]])
 def test_another_version_of_the_contract_gets_no_work(world: World, version: Any) -> None:
     job = world.dataset().job
     body = {"worker": "w", "contract": version, "something_new": 1}

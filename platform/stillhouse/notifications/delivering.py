@@ -1,9 +1,10 @@
 """Deliveries that are due, and the pauses between attempts."""
 
 import logging
-from datetime import timedelta
+import threading
+from datetime import datetime, timedelta
 
-from django.db import transaction
+from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
 from stillhouse.core.errors import UserError
@@ -17,14 +18,25 @@ PAUSES = tuple(
 )
 """After the first failed attempt, after the second, …; after the last one it is given up."""
 KEPT_FOR = timedelta(days=30)
-_AT_A_TIME = 20
 _CLAIM = timedelta(minutes=2)
-"""Longer than an attempt can take: nobody else tries it meanwhile, and a keeper that dies loses nothing."""
+"""Longer than an attempt takes: nobody else tries it meanwhile, and a keeper that dies loses nothing."""
+_AT_ONCE = threading.BoundedSemaphore(4)
+"""A receiver that answers a byte at a time holds up one of these, and not the others' messages."""
+
+
+def deliver_in_background() -> int:
+    """Try what is due in a thread: a slow receiver must not hold up the keeper, who does this."""
+    if _AT_ONCE.acquire(blocking=False):
+        threading.Thread(target=_deliver_and_release, name="deliveries", daemon=True).start()
+    return 0
 
 
 def deliver_due() -> int:
-    """Try what is due, oldest first, a few at a time; returns how many got there. The keeper does this."""
-    return sum(_try(delivery) for delivery in _claim())
+    """Try what is due, oldest first, each once; returns how many got there."""
+    until, delivered = timezone.now(), 0
+    while (delivery := _claim(until)) is not None:
+        delivered += _try(delivery)
+    return delivered
 
 
 def forget_old_notices() -> int:
@@ -32,18 +44,30 @@ def forget_old_notices() -> int:
     return Notice.objects.filter(created_at__lt=timezone.now() - KEPT_FOR).delete()[0]
 
 
+def _deliver_and_release() -> None:
+    try:
+        deliver_due()
+    except DatabaseError as error:
+        log.warning("notices wait: %s", type(error).__name__)
+    finally:
+        connection.close()
+        _AT_ONCE.release()
+
+
 @transaction.atomic
-def _claim() -> list[Delivery]:
-    now = timezone.now()
+def _claim(until: datetime) -> Delivery | None:
+    """The oldest delivery that was due by then and that nobody else has."""
     due = (
         Delivery.objects.select_for_update(skip_locked=True, of=("self",))
-        .filter(state=Delivery.WAITING, due_at__lte=now)
+        .filter(state=Delivery.WAITING, due_at__lte=until)
         .select_related("notice__workspace")
-        .order_by("due_at")[:_AT_A_TIME]
+        .order_by("due_at")
+        .first()
     )
-    claimed = list(due)
-    Delivery.objects.filter(pk__in=[one.pk for one in claimed]).update(due_at=now + _CLAIM)
-    return claimed
+    if due is not None:
+        due.due_at = timezone.now() + _CLAIM
+        due.save(update_fields=["due_at"])
+    return due
 
 
 def _try(delivery: Delivery) -> bool:

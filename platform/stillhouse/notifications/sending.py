@@ -23,7 +23,6 @@ from stillhouse.notifications.models import Delivery, Notice, Webhook
 SEALED_FOR = "webhook"
 SECRET_PREFIX = "whsec_"
 _TIMEOUT = urllib3.Timeout(connect=5, read=10)
-_READ_BYTES = 1024
 _MAIL_ERROR = "the mail server did not take it"
 
 
@@ -113,7 +112,6 @@ def _post(delivery: Delivery) -> None:
                 retries=False,
                 preload_content=False,
             )
-            answer.read(_READ_BYTES)
             status = answer.status
             answer.close()
     except (urllib3.exceptions.HTTPError, OSError) as error:
