@@ -1,6 +1,7 @@
 """The one settings file. Everything comes from the environment, once; what is missing is said by name."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -87,8 +88,10 @@ HANG_SECONDS = float(env("HANG_SECONDS", "900"))
 FLEET_WORKSPACE = env("FLEET_WORKSPACE", "")  # its administrators may drain and revoke workers
 MAX_UPLOAD_BYTES = int(env("MAX_UPLOAD_BYTES", str(20 * 1024**3)))
 DATA_QUOTA_BYTES = int(env("DATA_QUOTA_BYTES", str(200 * 1024**3)))  # of a workspace without its own
+ERASURE_GRACE = timedelta(days=float(env("ERASURE_GRACE_DAYS", "7")))  # from a lead's word to the bytes' end
 
 KEEPER_CHORES = [  # of apps that `jobs` may not import: what, how often in seconds, the function
+    ("erasures ended", 10, "stillhouse.erasure.forgetting.settle_erasures"),
     ("kept prompts and answers removed", 60, "stillhouse.usage.kept.forget_expired"),
     ("notices made", 5, "stillhouse.notifications.notices.collect_notices"),
     ("notices delivered", 2, "stillhouse.notifications.delivering.deliver_in_background"),
@@ -118,6 +121,7 @@ INSTALLED_APPS = [
     "stillhouse.evaluations",
     "stillhouse.approvals",
     "stillhouse.publishing",
+    "stillhouse.erasure",
     "stillhouse.notifications",
     "stillhouse.worker_api",
     "stillhouse.embedded",

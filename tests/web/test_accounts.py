@@ -80,7 +80,7 @@ def test_every_permission_has_its_roles(world: World, permission: Permission, al
 
 
 def test_the_table_of_permissions_is_tested_whole() -> None:
-    assert len(PERMISSIONS) == 14
+    assert len(PERMISSIONS) == 15
 
 
 def test_a_key_is_shown_once_and_only_its_hmac_is_kept(world: World) -> None:

@@ -11,9 +11,14 @@ from django.urls import URLPattern, reverse
 
 from stillhouse.accounts.actions import create_key
 from stillhouse.datasets.actions import start_upload
+from stillhouse.datasets.models import DatasetVersion, Trial
+from stillhouse.datasets.notes import add_comment
+from stillhouse.datasets.trials import start_trial
+from stillhouse.erasure.models import Erasure, Finding
 from stillhouse.web.urls import workspace_urls
 from tests.registry import approved, make_ready
 from tests.world import World
+from workers.contract import DropContaining, DropDuplicates
 
 pytestmark = pytest.mark.django_db
 
@@ -42,10 +47,21 @@ CASES = {
     "dataset_change": Case("dataset", "post", more={"number": 1}, status=400),
     "dataset_as_seen": Case("dataset", more={"number": 1}),
     "dataset_diff": Case("dataset", more={"number": 1}),
+    "dataset_try": Case("dataset", "post", more={"number": 1}, status=400),
+    "dataset_trial": Case("trial"),
+    "dataset_tag": Case("dataset", "post", more={"number": 1}, status=400),
+    "dataset_comments": Case("dataset", more={"number": 1}),
+    "comment_delete": Case("comment", "post", status=403),
+    "traffic_append": Case("dataset", "post", more={"number": 1}, status=404),
     "upload_start": Case("dataset", "post", status=201),
     "upload_part": Case("upload", "post", more={"number": 1}),
     "upload_finish": Case("upload", "post", status=400),
     "upload_abandon": Case("upload", "delete", status=204),
+    "erasures": Case(),
+    "erasure": Case("erasure"),
+    "erasure_confirm": Case("erasure", "post", status=409),
+    "erasure_withdraw": Case("erasure", "post", status=302),
+    "quarantine_decide": Case("erasure", "post", status=404),
     "runs": Case(),
     "run_new": Case(),
     "run_estimate": Case(),
@@ -66,6 +82,7 @@ CASES = {
     "reviews": Case(),
     "aliases": Case(),
     "alias_shares": Case("alias", "post", status=400),
+    "alias_traffic": Case("alias"),
     "alias_keeping": Case("alias", "post", status=400),
     "alias_escalation": Case("alias", "post", status=400),
     "rollback": Case("alias", "post", status=409),
@@ -90,6 +107,10 @@ NAMES = [pattern.name or "" for pattern in workspace_urls if isinstance(pattern,
 WITH_A_THING = [name for name, case in CASES.items() if case.thing]
 
 
+def a_trial(world: World, data: DatasetVersion) -> Trial:
+    return start_trial(by=world.expert, version=data, operations=[DropContaining(text="Question")])
+
+
 @pytest.fixture
 def things(world: World) -> dict[str, str]:
     """One of each thing that has a page, in the workspace `acme`."""
@@ -100,10 +121,17 @@ def things(world: World) -> dict[str, str]:
     alias = publish(by=world.lead, alias_name="clauses", version=version).alias
     key, _ = create_key(by=world.lead, name="App")
     dataset = version.run.data.dataset
+    erasure = Erasure.objects.create(workspace=dataset.workspace, why="Ticket", asked_by=world.expert.user)
+    Finding.objects.create(erasure=erasure, version=version.run.data, trial=a_trial(world, version.run.data))
     upload = start_upload(by=world.expert, dataset=dataset, filename="rows.jsonl", size=10)
+    trial = start_trial(by=world.expert, version=version.run.data, operations=[DropDuplicates()])
+    comment = add_comment(by=world.expert, version=version.run.data, row=1, text="Is this right?")
     return {
         "dataset": dataset.pk,
+        "comment": comment.pk,
+        "trial": trial.pk,
         "upload": upload.pk,
+        "erasure": erasure.pk,
         "run": version.run.pk,
         "version": version.pk,
         "alias": alias.pk,

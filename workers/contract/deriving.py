@@ -104,6 +104,7 @@ class MapRole(Message):
 class DropContaining(Message):
     """Erasure: rows that hold a text anywhere (fields beside the conversation included), or come from a file.
 
+    The result's `found` has `in_error`, where rows that are in error, and so in no version, hold the text.
     The value to erase stands in this message: do not keep it longer than the job runs.
     """
 

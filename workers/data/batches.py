@@ -28,6 +28,8 @@ def check_batch(
             if mended is not None and _has_unknown_role(checked):
                 checked = check_raw(raw, max_row_bytes, mended)
                 checked.mended = True
+            if checked.row is None:
+                checked.raw = raw.value
             yield checked
         return
     fast = is_plain(mapping) and not batch.skipped and ESCAPED_NUL not in batch.data
@@ -44,6 +46,8 @@ def check_batch(
             if mended is not None and _has_unknown_role(checked):
                 checked = check_line(line, max_row_bytes, mended, batch.source)
                 checked.mended = True
+            if checked.row is None:
+                checked.raw = line.data
             yield checked
 
 

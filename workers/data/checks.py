@@ -33,6 +33,8 @@ class CheckedLine:
     source: str = ""
     mended: bool = False
     """It was in error until roles were given other names."""
+    raw: object = None
+    """What stands in the file, of a row in error: bytes, or values already read."""
 
     def error(self, place: str, code: str, message: str, value: object = None) -> None:
         self.errors.append(self._problem(place, code, message, value))

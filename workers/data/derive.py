@@ -91,6 +91,9 @@ class _Pipeline:
     def __post_init__(self) -> None:
         self.counts = [SourceCounts() for _ in self.spec.sources]
         self.limits = Limits(row_bytes=self.spec.max_row_bytes, unpacked_bytes=self.spec.unpacked_bytes)
+        self.erased = [
+            do.text_containing(op) for op in self.spec.operations if isinstance(op, DropContaining)
+        ]
         self.roles = {op.role.lower(): op.to for op in self.spec.operations if isinstance(op, MapRole)}
 
     def items(self) -> Iterator[Item]:
@@ -112,7 +115,11 @@ class _Pipeline:
             self.roles,
             self.counts[source],
             self.spec.examples,
+            self._is_erased if self.erased else None,
         )
+
+    def _is_erased(self, text: str) -> bool:
+        return any(holds(text) for holds in self.erased)
 
     def _stage(self, op: Operation, items: Iterator[Item], done: do.Done) -> Iterator[Item]:
         match op:
@@ -129,7 +136,7 @@ class _Pipeline:
             case Filter():
                 stage = do.drop_where(items, done, do.filtered(op), do.place_of(op.contains))
             case DropContaining():
-                stage = do.drop_where(items, done, do.containing(op), do.place_of(op.text))
+                stage = self._without(items, op, done)
             case TakeSide():
                 stage = do.drop_where(items, done, do.take_side(op))
             case Append():
@@ -139,6 +146,11 @@ class _Pipeline:
             case MapRole():
                 stage = self._mended(items, done)
         return stage
+
+    def _without(self, items: Iterator[Item], op: DropContaining, done: do.Done) -> Iterator[Item]:
+        yield from do.drop_where(items, done, do.containing(op), do.place_of(op.text))
+        if in_error := sum(counts.refused_found for counts in self.counts):
+            done.found["in_error"] = in_error
 
     def _appended(self, items: Iterator[Item], op: Append, done: do.Done) -> Iterator[Item]:
         for item in items:

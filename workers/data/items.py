@@ -1,10 +1,10 @@
 """Rows on their way from old versions into a new one."""
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import msgspec
 
@@ -53,6 +53,8 @@ class SourceCounts:
     mended: list[Item] = field(default_factory=list)
     """The first rows that only other words for roles have made readable."""
     mended_rows: int = 0
+    refused_found: int = 0
+    """Rows in error that hold what is looked for."""
 
 
 def read_items(
@@ -63,8 +65,12 @@ def read_items(
     roles: dict[str, Any],
     counts: SourceCounts,
     examples: int = 0,
+    looked_for: Callable[[str], bool] | None = None,
 ) -> Iterator[Item]:
-    """The rows of a source that can be trained on. Raises Unreadable where it cannot be read any further."""
+    """The rows of a source that can be trained on. Raises Unreadable where it cannot be read any further.
+
+    Rows in error are only counted, and so are those of them in which something is `looked_for`.
+    """
     opened = open_source(path, limits)
     mapping = source.mapping or recognise(first_rows(opened, limits.row_bytes))
     mended = _with_roles(mapping, roles)
@@ -72,6 +78,8 @@ def read_items(
         for checked in check_batch(batch, limits.row_bytes, mapping, mended):
             if checked.row is None:
                 counts.refused += 1
+                if looked_for is not None and looked_for(raw_text(checked.raw)):
+                    counts.refused_found += 1
                 continue
             codes = [problem.code for problem in checked.warnings]
             item = Item(origin, checked.number, checked.source, checked.row["messages"], checked.extra, codes)
@@ -131,6 +139,16 @@ def _texts(message: ChatMessage) -> Iterator[str]:
     yield message["content"]
     if "reasoning_content" in message:
         yield message["reasoning_content"]
+
+
+def raw_text(raw: object) -> str:
+    """Everything in a row that could not be read as one: its values where it is JSON, else the bare text."""
+    if isinstance(raw, bytes):
+        try:
+            raw = msgspec.json.decode(raw)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return cast(bytes, raw).decode("utf-8", "replace")
+    return "\n".join(_leaves(raw))
 
 
 def _leaves(value: object) -> Iterator[str]:

@@ -243,13 +243,19 @@ def filtered(op: Filter) -> Callable[[Item], bool]:
 
 
 def containing(op: DropContaining) -> Callable[[Item], bool]:
-    wanted = folded(op.text)
+    holds = text_containing(op)
 
-    def holds(item: Item) -> bool:
+    def goes(item: Item) -> bool:
         from_file = op.file and (item.source == op.file or item.source.startswith(op.file + ", "))
-        return bool(from_file) or bool(wanted and wanted in folded(all_text(item)))
+        return bool(from_file) or holds(all_text(item))
 
-    return holds
+    return goes
+
+
+def text_containing(op: DropContaining) -> Callable[[str], bool]:
+    """The same of a bare text."""
+    wanted = folded(op.text)
+    return lambda text: bool(wanted) and wanted in folded(text)
 
 
 def folded(text: str) -> str:

@@ -11,6 +11,7 @@ from stillhouse.core.errors import NotFound, UserError
 
 Permission = Literal[
     "dataset.upload",
+    "dataset.erase",
     "run.start",
     "run.cancel",
     "approval.ask",
@@ -32,6 +33,7 @@ _ADMINS = frozenset({Role.ADMIN})
 
 PERMISSIONS: Mapping[Permission, frozenset[Role]] = {
     "dataset.upload": _EVERYONE,
+    "dataset.erase": _LEADS,
     "run.start": _EVERYONE,
     "run.cancel": _EVERYONE,
     "approval.ask": _EVERYONE,
@@ -49,6 +51,7 @@ PERMISSIONS: Mapping[Permission, frozenset[Role]] = {
 
 _IN_WORDS: Mapping[Permission, str] = {
     "dataset.upload": "upload datasets",
+    "dataset.erase": "erase rows",
     "run.start": "start a training run",
     "run.cancel": "cancel a run",
     "approval.ask": "ask for approval",

@@ -11,9 +11,12 @@ from stillhouse.training.models import TrainingRun
 from workers.contract import AdapterManifest
 
 CANDIDATE, APPROVED, REJECTED, RETIRED = "candidate", "approved", "rejected", "retired"
+QUARANTINED = "quarantined"
+"""It was trained on rows that were erased: it serves nobody until a lead has decided."""
 TRANSITIONS: Table = {
-    CANDIDATE: frozenset({APPROVED, REJECTED}),
-    APPROVED: frozenset({RETIRED}),
+    CANDIDATE: frozenset({APPROVED, REJECTED, QUARANTINED}),
+    APPROVED: frozenset({RETIRED, QUARANTINED}),
+    QUARANTINED: frozenset({CANDIDATE, APPROVED, RETIRED}),
     REJECTED: frozenset(),
     RETIRED: frozenset(),
 }
@@ -52,7 +55,7 @@ class AdapterVersion(models.Model):
     """Bytes of manifest.json, whose sha256 is the digest."""
     size = models.PositiveBigIntegerField()
     """Bytes of all files."""
-    state = models.CharField(max_length=10, default=CANDIDATE)
+    state = models.CharField(max_length=12, default=CANDIDATE)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

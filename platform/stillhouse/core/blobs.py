@@ -1,4 +1,4 @@
-"""Bytes in object storage, addressed by their sha256 and never overwritten.
+"""Bytes in object storage, addressed by their sha256 and never overwritten. Erasure alone removes them.
 
 Everything that workers or browsers send lands under `staging/`; `keep` hashes it on this side, copies it to
 its content address and removes the staging object. Only content addresses are ever recorded in the database.
@@ -120,6 +120,11 @@ def exists(sha256: str) -> bool:
     return True
 
 
+def remove(sha256: str) -> None:
+    """Remove a blob for good; nothing happens when it is not there. The caller knows that nothing needs it."""
+    store().remove_object(settings.S3_BUCKET, blob_key(sha256))
+
+
 def put(data: bytes) -> Blob:
     """Keep bytes that this process already holds; for small things only."""
     blob = Blob(hashlib.sha256(data).hexdigest(), len(data))
@@ -207,6 +212,13 @@ def part_url(staging_key: str, upload_id: str, part_number: int) -> str:
         expires=URL_LIFE,
         extra_query_params={"uploadId": upload_id, "partNumber": str(part_number)},
     )
+
+
+def send_parts(staging_key: str, upload_id: str, part_size: int, data: bytes) -> None:
+    """Write the parts of what this process itself has made; for small things only."""
+    for number, start in enumerate(range(0, len(data), part_size), start=1):
+        piece = data[start : start + part_size]
+        store()._upload_part(settings.S3_BUCKET, staging_key, piece, None, upload_id, number)
 
 
 def arrived_parts(staging_key: str, upload_id: str) -> list[Part]:

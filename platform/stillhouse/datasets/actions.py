@@ -17,6 +17,8 @@ from stillhouse.core.errors import Conflict, NotFound, UserError
 from stillhouse.core.locks import held
 from stillhouse.core.text import clean_name, storable_json
 from stillhouse.datasets.models import Dataset, DatasetReport, DatasetVersion, Upload
+from stillhouse.datasets.purging import remove_files
+from stillhouse.datasets.queries import check_not_erased
 from stillhouse.datasets.quota import check_room
 from stillhouse.jobs.actions import queue_job
 from stillhouse.jobs.models import Kind
@@ -153,6 +155,7 @@ def read_differently(*, by: Membership, version: DatasetVersion, mapping: Mappin
     """
     _check_workspace(by, version.dataset)
     require(by, "dataset.upload")
+    check_not_erased(version)
     if not version.sha256:
         raise UserError(
             "not_hashed_yet", f"{version} is still being checked.", next_step="Try again when it is done."
@@ -262,6 +265,15 @@ def _make_version(
             Upload.objects.filter(pk=upload.pk).update(finished_at=timezone.now())
             return version
         upload.delete()
+    if same.erased_at:
+        remove_files(same)  # a purged file has just come back
+        raise UserError(
+            "erased_content",
+            f"{upload.filename} holds the same bytes as {dataset.name} v{same.number}, whose rows were erased.",
+            place="file",
+            next_step="Take those rows out of the file first.",
+            status=409,
+        )
     raise UserError(
         "same_content",
         f"{upload.filename} holds the same bytes as {dataset.name} v{same.number}: no version was made.",
@@ -284,7 +296,7 @@ def _write_version(
     others = [
         OtherRows(name=str(other)[:200], sha256=other.trained_sha256)
         for other in held_out
-        if other.dataset.workspace_id == by.workspace_id and other.trained_sha256
+        if other.dataset.workspace_id == by.workspace_id and other.trained_sha256 and not other.erased_at
     ]
     version = DatasetVersion(
         dataset=dataset,

@@ -13,6 +13,7 @@ from stillhouse.core.errors import Conflict, NotFound, UserError
 from stillhouse.core.text import storable
 from stillhouse.datasets.actions import QUEUE, record_report
 from stillhouse.datasets.models import Dataset, DatasetReport, DatasetVersion, VersionSource
+from stillhouse.datasets.queries import check_not_erased
 from stillhouse.datasets.quota import check_room
 from stillhouse.jobs.actions import queue_job
 from stillhouse.jobs.models import Kind
@@ -91,7 +92,9 @@ def record_derived(*, version: DatasetVersion, result: DeriveResult, rows: Outpu
 
 
 def check_usable(sources: Sequence[DatasetVersion]) -> None:
-    """Raises Conflict `not_checked` for a version without a row that can be used."""
+    """Raises Conflict `not_checked` for a version without a row that can be used, and `erased`."""
+    for source in sources:
+        check_not_erased(source)
     usable = set(
         DatasetReport.objects.filter(version__in=sources, valid__gt=0).values_list("version_id", flat=True)
     )

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
 from stillhouse.accounts.models import User, Workspace
@@ -80,6 +81,10 @@ class DatasetVersion(models.Model):
     """The `validate` job; for a version made from others, the `derive` job."""
     created_by = models.ForeignKey(User, models.PROTECT, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
+    erased_at = models.DateTimeField(null=True)
+    """It holds rows that somebody had erased: nothing may be made from it any more."""
+    purged_at = models.DateTimeField(null=True)
+    """Its files are gone from the store; digests and figures stay."""
 
     class Meta:
         ordering: ClassVar = ["dataset", "number"]
@@ -117,6 +122,19 @@ class VersionSource(models.Model):
         return f"{self.version} from {self.parent}"
 
 
+class Trial(models.Model):
+    """What operations would do to a version: a dry run of a `derive` job, which writes no rows."""
+
+    id = IdField("tr")
+    version = models.ForeignKey(DatasetVersion, models.CASCADE, related_name="trials")
+    original = models.BooleanField()
+    """The file as it was uploaded is read, rows in error included; else the version's rows."""
+    job = models.OneToOneField(Job, models.PROTECT, related_name="+")
+    body = models.JSONField(null=True)
+    """A DeriveResult; None until the job has ended well."""
+    created_at = models.DateTimeField(auto_now_add=True)
+
+
 class Comparison(models.Model):
     """What differs between two versions: a CompareResult, computed once."""
 
@@ -148,3 +166,64 @@ class DatasetReport(models.Model):
     warning_count = models.PositiveBigIntegerField()
     body = models.JSONField()
     created_at = models.DateTimeField(auto_now_add=True)
+
+
+class Tag(models.Model):
+    """A word that somebody hung on a version, to find it again."""
+
+    version = models.ForeignKey(DatasetVersion, models.CASCADE, related_name="tags")
+    name = models.CharField(max_length=40)
+    """As `notes.clean_tag` leaves it."""
+    created_by = models.ForeignKey(User, models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering: ClassVar = ["name"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["version", "name"], name="version_tagged_once")
+        ]
+        indexes: ClassVar = [models.Index(fields=["name"], name="tag_name")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Comment(models.Model):
+    """What somebody said about a row of a version."""
+
+    SOURCE_CHARACTERS: ClassVar = 400
+
+    id = IdField("cm")
+    version = models.ForeignKey(DatasetVersion, models.CASCADE, related_name="comments")
+    row = models.PositiveBigIntegerField()
+    """Its number in its source, from 1."""
+    source = models.CharField(max_length=SOURCE_CHARACTERS, blank=True)
+    """The file inside an archive, or the sheet."""
+    text = models.TextField()
+    """Plain text; as trustworthy as any other that a person types."""
+    created_by = models.ForeignKey(User, models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        indexes: ClassVar = [models.Index(fields=["version", "row"], name="comment_row")]
+
+
+class TrafficSource(models.Model):
+    """Where an upload's rows come from when no person sent a file: exchanges that an alias answered.
+
+    It hangs on the upload, so that it is there before the version is.
+    """
+
+    upload = models.OneToOneField(Upload, models.CASCADE, primary_key=True, related_name="traffic")
+    alias = models.CharField(max_length=60)
+    """Its name at that time."""
+    requests = ArrayField(models.CharField(max_length=40))
+    """Ids of the exchanges, in the order of the rows."""
+    corrected = models.PositiveIntegerField()
+    """How many of them do not say what the model answered."""
+    first_at = models.DateTimeField()
+    last_at = models.DateTimeField()
+
+    @property
+    def count(self) -> int:
+        return len(self.requests)

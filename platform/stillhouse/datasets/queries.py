@@ -3,7 +3,7 @@
 from django.db.models import QuerySet
 
 from stillhouse.accounts.models import Membership
-from stillhouse.core.errors import NotFound
+from stillhouse.core.errors import Conflict, NotFound
 from stillhouse.datasets.models import Dataset, DatasetVersion, Upload
 
 
@@ -46,8 +46,19 @@ def version_by_id(by: Membership, version_id: str) -> DatasetVersion:
 
 
 def trainable(by: Membership) -> QuerySet[DatasetVersion]:
-    """The versions that a run may be started on: checked, with at least one row that can be used."""
-    return versions(by).filter(report__valid__gt=0)
+    """The versions that a run may be started on: checked, with at least one row that can be used, none
+    of them erased."""
+    return versions(by).filter(report__valid__gt=0, erased_at=None)
+
+
+def check_not_erased(version: DatasetVersion) -> None:
+    """Raises Conflict `erased` for a version with rows that somebody had erased."""
+    if version.erased_at is not None:
+        raise Conflict(
+            "erased",
+            f"Rows of {version} were erased: nothing is made from it any more.",
+            "Use a version that was made without those rows.",
+        )
 
 
 def get_upload(by: Membership, upload_id: str) -> Upload:

@@ -31,7 +31,7 @@ class Room:
 
 def room_of(workspace: Workspace) -> Room:
     """What the workspace stores and may store."""
-    versions = DatasetVersion.objects.filter(dataset__workspace=workspace)
+    versions = DatasetVersion.objects.filter(dataset__workspace=workspace, purged_at=None)
     originals = versions.exclude(sha256="").values_list("sha256", "size")
     rows = versions.exclude(rows_sha256="").values_list("rows_sha256", "rows_size")
     # A union drops what stands there twice: the same digest is the same file.

@@ -11,6 +11,7 @@ from stillhouse.adapters.models import CANDIDATE, AdapterVersion
 from stillhouse.audit.actions import record
 from stillhouse.core.errors import Conflict, NotFound, UserError
 from stillhouse.core.text import storable_json
+from stillhouse.datasets.queries import check_not_erased
 from stillhouse.evaluations.models import EvaluatedRow, Evaluation, EvaluationResult
 from stillhouse.evaluations.queries import latest_evaluation
 from stillhouse.jobs.actions import queue_job
@@ -75,6 +76,7 @@ def request_evaluation(*, by: Membership, version: AdapterVersion) -> Evaluation
         raise NotFound("adapter version")
     require(by, "run.start")
     locked = AdapterVersion.objects.select_for_update().get(pk=version.pk)
+    check_not_erased(version.run.eval_data or version.run.data)
     if locked.state != CANDIDATE:
         raise Conflict("not_a_candidate", f"{version} is {locked.state}: only a candidate is evaluated.")
     latest = latest_evaluation(version)

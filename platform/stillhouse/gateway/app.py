@@ -1,7 +1,7 @@
-"""The gateway as an ASGI application: four paths, and nothing else.
+"""The gateway as an ASGI application: five paths, and nothing else.
 
-`POST /v1/chat/completions`, `POST /v1/completions`, `POST /v1/responses`, `GET /v1/models` (and
-`/v1/models/<name>`).
+`POST /v1/chat/completions`, `POST /v1/completions`, `POST /v1/responses`, `POST /v1/feedback`,
+`GET /v1/models` (and `/v1/models/<name>`).
 """
 
 import json
@@ -10,6 +10,7 @@ from typing import Self
 
 from stillhouse.accounts.keys import INFERENCE, MODELS
 from stillhouse.core.secrets import same
+from stillhouse.gateway import feedback
 from stillhouse.gateway.answers import StreamedAnswer, WholeAnswer, engine_error
 from stillhouse.gateway.auth import Caller, bearer_token, identify, wrong_key
 from stillhouse.gateway.cold import ColdVersions
@@ -48,7 +49,8 @@ _CLIENT_CLOSED = 499
 NOTHING_HERE = ApiError(
     404,
     "unknown_url",
-    "There is nothing here. The API is /v1/chat/completions, /v1/completions, /v1/responses and /v1/models.",
+    "There is nothing here. The API is /v1/chat/completions, /v1/completions, /v1/responses, /v1/feedback "
+    "and /v1/models.",
 )
 
 
@@ -147,14 +149,19 @@ class Gateway:
             return
         endpoint = _INFERENCE.get(call.path)
         check_headers(call.scope["headers"], self._config.max_body_bytes)
-        if endpoint is None and call.path != _MODELS and not call.path.startswith(_MODELS + "/"):
+        is_feedback = call.path == feedback.PATH
+        if endpoint is None and not is_feedback and not _is_models(call.path):
             raise NOTHING_HERE
-        allowed = "POST" if endpoint else "GET"
+        allowed = "POST" if endpoint or is_feedback else "GET"
         if call.scope["method"] != allowed:
             call.headers.append((b"allow", allowed.encode()))
             raise ApiError(405, "method_not_allowed", f"{call.path[:100]} takes {allowed} requests only.")
         caller = await self._caller(call.scope)
         call.record.caller, call.record.workspace_id = caller.id, caller.workspace_id
+        if is_feedback:
+            caller.require(INFERENCE)
+            await self._take_feedback(call, caller)
+            return
         if endpoint is None:
             caller.require(MODELS)
             await self._models(call, caller)
@@ -181,6 +188,18 @@ class Gateway:
             await self._hybrid.answer(call, request, target)
             return
         await (self._stream if request.stream else self._whole)(call, request, target)
+
+    async def _take_feedback(self, call: Call, caller: Caller) -> None:
+        feedback.check_caller(caller)
+        if caller.key is not None:
+            call.record.key = caller.key.id
+            call.headers += self._limits.admit(caller.key)
+        raw = await call.read_body(max_bytes=self._config.max_body_bytes, seconds=self._config.body_seconds)
+        said = feedback.parse_feedback(raw)
+        if not self.ledger.note(said.line(caller)):
+            raise ApiError(503, "not_now", "Feedback cannot be kept just now. Send it again.", retry_after=5)
+        body = json.dumps(said.answer()).encode()
+        await call.send_body(202, body)
 
     async def _show_metrics(self, call: Call) -> None:
         wanted = self._config.metrics_token
@@ -271,10 +290,14 @@ class Gateway:
         await call.send({"type": "http.response.body", "body": last})
 
 
+def _is_models(path: str) -> bool:
+    return path == _MODELS or path.startswith(_MODELS + "/")
+
+
 def _endpoint_of(path: str) -> str:
-    if path == _MODELS or path.startswith(_MODELS + "/"):
+    if _is_models(path):
         return "models"
-    return path.removeprefix("/v1/") if path in _INFERENCE else OTHER
+    return path.removeprefix("/v1/") if path in _INFERENCE or path == feedback.PATH else OTHER
 
 
 def _internal_error(request_id: str) -> ApiError:

@@ -11,6 +11,7 @@ from time import monotonic
 
 import psycopg
 
+from stillhouse.gateway import feedback
 from stillhouse.gateway.config import GatewayConfig
 from stillhouse.gateway.snapshot import Connection
 from stillhouse.gateway.spool import Orphan, Spool, bring_to_disk, read_segment
@@ -129,6 +130,13 @@ class Ledger:
             self._spool.inflight.give(record.guard)
             record.guard = None
 
+    def note(self, line: bytes) -> bool:
+        """Spool a line of feedback; False where the disk takes nothing: memory has room for counts only."""
+        if self._spool.failing:
+            return False
+        self._spool.append(line)
+        return True
+
     def forget(self, record: Record) -> None:
         """It was no request after all."""
         if record.guard is not None and self._spool.inflight is not None:
@@ -174,19 +182,24 @@ class Ledger:
 
     async def _write(self, connection: Connection, batch: Sequence[bytes]) -> dict[str, int]:
         """Commit a batch; returns the tokens of what was new, by key."""
+        said = [line for line in batch if feedback.is_feedback(line)]
+        records = [line for line in batch if not feedback.is_feedback(line)]
         try:
             async with asyncio.timeout(self._seconds), connection.transaction():
-                cursor = await connection.execute(_COPY, [f"[{b','.join(batch).decode()}]"])
-                return dict(await cursor.fetchall())
+                cursor = await connection.execute(_COPY, [_list(records)])
+                tokens: dict[str, int] = dict(await cursor.fetchall())
+                if said:  # after the records that it may be about
+                    await connection.execute(feedback.COPY, [_list(said)])
+                return tokens
         except (psycopg.DataError, psycopg.IntegrityError, psycopg.NotSupportedError) as error:
             if len(batch) == 1:
                 self.refused += 1
                 logger.error("a usage record cannot be written: %s", type(error).__name__)
                 return {}
-        tokens: Counter[str] = Counter()
+        one_by_one: Counter[str] = Counter()
         for line in batch:  # one bad record must not hold up the others
-            tokens.update(await self._write(connection, [line]))
-        return tokens
+            one_by_one.update(await self._write(connection, [line]))
+        return one_by_one
 
     async def _sync_forever(self) -> None:
         while True:
@@ -200,6 +213,10 @@ class Ledger:
 
 def _lines(path: Path) -> list[bytes]:
     return list(read_segment(path))
+
+
+def _list(lines: Sequence[bytes]) -> str:
+    return f"[{b','.join(lines).decode()}]"
 
 
 def _batches(lines: Sequence[bytes]) -> Iterator[list[bytes]]:

@@ -9,6 +9,7 @@ from stillhouse.catalog.models import BaseModel
 from stillhouse.catalog.queries import get_base
 from stillhouse.core.errors import Conflict, NotFound, UserError
 from stillhouse.datasets.models import DatasetReport, DatasetVersion
+from stillhouse.datasets.queries import check_not_erased
 from stillhouse.jobs.actions import queue_job
 from stillhouse.jobs.control import request_cancel
 from stillhouse.jobs.models import Kind
@@ -115,6 +116,7 @@ def _available(base: BaseModel | str) -> BaseModel:
 
 
 def _trainable(version: DatasetVersion, place: str) -> None:
+    check_not_erased(version)
     report = DatasetReport.objects.filter(version=version).first()
     if report is None:
         raise UserError(

@@ -111,3 +111,28 @@ class KeptExchange(models.Model):
 
     class Meta:
         indexes: ClassVar = [models.Index(fields=["workspace", "alias", "-at"])]
+
+
+class Feedback(models.Model):
+    """What an app said about an answer it got. It counts beside the exchange it is about, and ends with it.
+
+    It may be here before the exchange is: the two come by different gateways. Only by its usage record is it
+    known that the answer went to this caller, so reads compare the two (`kept.feedback_on`).
+    """
+
+    UP, DOWN = "up", "down"
+
+    request = models.CharField(max_length=40)
+    """Id of the exchange, as the app gave it."""
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="+")
+    caller = models.CharField(max_length=40)
+    """Id of the API key that said it."""
+    rating = models.CharField(max_length=4, choices=[(UP, "good"), (DOWN, "bad")])
+    correction = models.TextField(blank=True)
+    """JSON: the answer as it should have been; empty where the app sent none."""
+    at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["request", "workspace", "caller"], name="usage_feedback_once")
+        ]

@@ -5,7 +5,7 @@ from django.db.models import Q
 
 from stillhouse.accounts.grants import make_grant
 from stillhouse.core import blobs
-from stillhouse.datasets.models import Comparison, DatasetVersion, VersionSource
+from stillhouse.datasets.models import Comparison, DatasetVersion, Trial, VersionSource
 from stillhouse.evaluations.models import Evaluation
 from stillhouse.jobs.models import Job, Kind
 from stillhouse.training.models import RowPreview, TokenCount, TrainingRun
@@ -36,16 +36,19 @@ def inputs_for(job: Job) -> list[InputFile]:
     if job.kind == Kind.VALIDATE:
         version = DatasetVersion.objects.select_related("upload").get(pk=job.subject)
         return [_original(version), *_others(job)]
+    if job.kind == Kind.DERIVE and job.spec.get("dry_run"):
+        trial = Trial.objects.select_related("version__upload").get(pk=job.subject)
+        return [_original(trial.version, "source-0") if trial.original else _rows("source-0", trial.version)]
     return [_rows(name, version) for name, version in _versions(job).items()]
 
 
-def _original(version: DatasetVersion) -> InputFile:
+def _original(version: DatasetVersion, name: str = "data") -> InputFile:
     """The file as it was uploaded; a large one comes from where it landed, and its digest is asked for."""
     if version.sha256 or version.upload is None:
         url = blobs.get_url(version.sha256)
     else:
         url = blobs.object_url(version.upload.staging_key)
-    return InputFile(name="data", url=url, size=version.size, sha256=version.sha256 or None)
+    return InputFile(name=name, url=url, size=version.size, sha256=version.sha256 or None)
 
 
 def _others(job: Job) -> list[InputFile]:

@@ -13,6 +13,7 @@ from stillhouse.datasets.actions import place_original, record_report
 from stillhouse.datasets.comparing import record_comparison
 from stillhouse.datasets.deriving import record_derived
 from stillhouse.datasets.models import DatasetVersion
+from stillhouse.datasets.trials import record_trial
 from stillhouse.evaluations.actions import queue_evaluation, record_result
 from stillhouse.evaluations.models import Evaluation
 from stillhouse.jobs.models import Job, Kind
@@ -132,6 +133,8 @@ def _counted(job: Job, request: FinishRequest, _: Kept) -> Apply:
 
 def _derived(job: Job, request: FinishRequest, kept: Kept) -> Apply:
     result, rows = check(DeriveResult, request.result), kept.get(GOOD_ROWS)
+    if job.spec.get("dry_run"):
+        return lambda _: record_trial(trial_id=job.subject, result=result)
     if rows is None:
         raise UserError("file_missing", f"{GOOD_ROWS} was not uploaded.", place="files")
     version = DatasetVersion.objects.get(pk=job.subject)

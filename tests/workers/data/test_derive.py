@@ -100,6 +100,22 @@ def test_rows_change_and_their_text_is_shown_before_and_after(tmp_path: Path) ->
     assert result.report.doctor.personal == {}
 
 
+def test_a_search_counts_rows_in_error_that_hold_the_text(tmp_path: Path) -> None:
+    file = tmp_path / "data.jsonl"
+    lines = [
+        '{"messages": []}',
+        '{"messages": [], "to": "Jos\\u00e9@x.org"}',
+        '{"broken: "JOSÉ@X.ORG',
+        "null",
+    ]
+    file.write_text("\n".join([json.dumps(chat("one")), *lines]) + "\n", encoding="utf-8")
+    ops = [{"op": "drop_containing", "text": "josé@x.org"}]
+    result = run(tmp_path, file, ops=ops, dry_run=True)
+    assert result.operations[0].found == {"in_error": 2} and result.refused == [4]
+    plain = run(tmp_path, file, ops=[{"op": "drop_containing", "text": "one"}], dry_run=True)
+    assert plain.operations[0].found == {} and plain.operations[0].rows_out == 0
+
+
 def test_residue_and_control_characters_are_trimmed(tmp_path: Path) -> None:
     file = write(tmp_path, chat("a <|im_end|>b\u200b", "c\u202e"), chat("plain <b>"))
     result = run(tmp_path, file, ops=[{"op": "trim", "what": ["residue", "control"]}])
@@ -108,9 +124,10 @@ def test_residue_and_control_characters_are_trimmed(tmp_path: Path) -> None:
 
 
 def test_almost_the_same_rows_go(tmp_path: Path) -> None:
-    rows = [chat(f"{LONG} {end}") for end in ("today", "tomorrow")] + [chat("quite another question " * 5)]
+    rows = [chat(f"{LONG} {LONG} {end}") for end in ("today", "tomorrow")]
+    rows.append(chat("quite another question " * 5))
     result = run(tmp_path, write(tmp_path, *rows), ops=[{"op": "drop_duplicates", "near": True}])
-    assert questions(tmp_path) == [f"{LONG} today", "quite another question " * 5]
+    assert questions(tmp_path) == [f"{LONG} {LONG} today", "quite another question " * 5]
     assert result.operations[0].examples[0].row == 2
 
 

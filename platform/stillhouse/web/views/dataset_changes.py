@@ -57,6 +57,11 @@ class Fix:
     button: str
     fields: tuple[tuple[str, str], ...]
 
+    @property
+    def needs_another(self) -> bool:
+        """It compares with another version, and so is made, not tried."""
+        return any(name == "other" for name, _ in self.fields)
+
 
 def fixes(by: Membership, report: DatasetReport) -> list[Fix]:
     """What the report suggests, the weightiest first."""
@@ -175,7 +180,7 @@ def dataset_change(request: HttpRequest, by: Membership, id: str, number: int) -
     version = get_version(by, id, number)
     form = request.POST
     others = [version_by_id(by, form["other"])] if form.get("other") else []
-    asked = _asked(form)
+    asked = asked_operations(form)
     made = [
         derive_version(by=by, version=version, operations=[operation], others=others, why=form.get("why", ""))
         for operation in asked
@@ -187,7 +192,7 @@ def dataset_change(request: HttpRequest, by: Membership, id: str, number: int) -
     return redirect("dataset_version", by.workspace.slug, made[0].dataset_id, made[0].number)
 
 
-def _asked(form: QueryDict) -> list[Operation]:
+def asked_operations(form: QueryDict) -> list[Operation]:
     """The operations of a form, each for a version of its own; UserError `unknown_change`, `bad_change`."""
     change = form.get("change", "")
     if change not in CHANGES:

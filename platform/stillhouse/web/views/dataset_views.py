@@ -13,6 +13,7 @@ from stillhouse.datasets.models import DatasetVersion
 from stillhouse.datasets.queries import get_version, trainable, version_by_id
 from stillhouse.training.previews import SHOWN, request_preview
 from stillhouse.web.access import in_workspace, is_htmx
+from stillhouse.web.views.dataset_notes import with_comments
 from workers.contract import ThinkPolicy
 
 POLICY_WORDS = {
@@ -53,6 +54,7 @@ def dataset_as_seen(request: HttpRequest, by: Membership, id: str, number: int) 
             first_row=context["first_row"],
         )
         context |= {"job": preview.job, "found": preview.body, "bars": _bars(preview.body, context["limit"])}
+        context["rows"] = with_comments(version, (preview.body or {}).get("rows", []))
     template = "datasets/_as_seen.html" if is_htmx(request) else "datasets/as_seen.html"
     return render(request, template, context)
 

@@ -6,6 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib import messages
 from django.core.paginator import Paginator
+from django.db.models import Count
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -13,7 +14,7 @@ from django.urls import reverse
 from stillhouse.accounts.models import Membership
 from stillhouse.core.errors import UserError
 from stillhouse.datasets import actions
-from stillhouse.datasets.models import DatasetReport, DatasetVersion
+from stillhouse.datasets.models import DatasetReport, DatasetVersion, TrafficSource
 from stillhouse.datasets.queries import datasets as datasets_of
 from stillhouse.datasets.queries import get_dataset, get_upload, get_version, trainable
 from stillhouse.datasets.quota import room_of
@@ -21,7 +22,9 @@ from stillhouse.jobs.models import SUCCEEDED
 from stillhouse.training.queries import held_out_versions, runs
 from stillhouse.web.access import in_workspace, is_htmx, wants_json
 from stillhouse.web.views.dataset_changes import fixes, steps_in_words
+from stillhouse.web.views.dataset_notes import tagged
 from stillhouse.web.views.dataset_reports import problems_context
+from stillhouse.web.views.traffic import append_targets
 
 
 @in_workspace("GET")
@@ -34,7 +37,8 @@ def datasets(request: HttpRequest, by: Membership) -> HttpResponse:
         .order_by("dataset", "number")
     }
     rows = [(item, latest.get(item.pk)) for item in page]
-    return render(request, "datasets/page.html", {"rows": rows, "page": page})
+    context = {"rows": rows, "page": page, **tagged(by, request.GET.get("tag", ""))}
+    return render(request, "datasets/page.html", context)
 
 
 @in_workspace("GET", "POST")
@@ -52,7 +56,8 @@ def dataset_new(request: HttpRequest, by: Membership) -> HttpResponse:
 @in_workspace("GET")
 def dataset(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
     item = get_dataset(by, id)
-    versions = item.versions.select_related("job", "report", "created_by").order_by("-number")
+    versions = item.versions.select_related("job", "report", "created_by").prefetch_related("tags")
+    versions = versions.annotate(comment_count=Count("comments")).order_by("-number")
     return render(
         request,
         "datasets/dataset.html",
@@ -84,6 +89,9 @@ def dataset_version(request: HttpRequest, by: Membership, id: str, number: int) 
         context["charts"] = charts(report.body.get("doctor") or {})
         context["fixes"] = fixes(by, report)
         context["others"] = trainable(by).exclude(pk=version.pk)[:50]
+    context["traffic"] = TrafficSource.objects.filter(upload=version.upload_id).first()
+    if context["traffic"] and report is not None and report.valid:
+        context["targets"] = append_targets(by, version.pk, version.dataset_id)
     context["parents"] = [source.parent for source in version.sources.select_related("parent__dataset")]
     context["steps"] = steps_in_words(version, report)
     if is_htmx(request):

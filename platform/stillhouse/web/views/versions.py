@@ -14,6 +14,7 @@ from stillhouse.adapters.models import APPROVED, CANDIDATE, AdapterVersion
 from stillhouse.adapters.queries import get_version, lineage
 from stillhouse.adapters.queries import versions as versions_of
 from stillhouse.approvals.queries import decision_of, own_work, request_of
+from stillhouse.erasure.queries import quarantines_of
 from stillhouse.evaluations.actions import request_evaluation
 from stillhouse.evaluations.models import Evaluation, EvaluationResult
 from stillhouse.evaluations.queries import latest_evaluation, latest_result, row_counts, rows_page
@@ -159,6 +160,7 @@ def _approval(by: Membership, item: AdapterVersion) -> dict[str, Any]:
         "may_ask": item.state == CANDIDATE and request is None,
         "may_publish": item.state == APPROVED and may(by, "alias.publish"),
         "aliases": aliases_of(item),
+        "quarantines": quarantines_of(item),
         "alias_names": [alias.name for alias in aliases_in(by)],
         "publications": Publication.objects.filter(version=item)
         .select_related("alias", "created_by")

@@ -1,0 +1,160 @@
+"""Removing what an erasure is about, from the store and from the database, once its grace period is over.
+
+The keeper does this. Every step may be done again: it may be killed at any moment.
+"""
+
+from collections.abc import Iterable
+
+from django.db import transaction
+from django.db.models import Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from stillhouse.adapters.models import RETIRED, AdapterVersion
+from stillhouse.audit.actions import record
+from stillhouse.core import blobs
+from stillhouse.core.sealing import unseal
+from stillhouse.datasets.models import Comment, Comparison, DatasetReport, DatasetVersion, Trial
+from stillhouse.datasets.purging import remove_files
+from stillhouse.erasure.models import Erasure, Quarantine
+from stillhouse.erasure.quarantining import quarantine_trained_on
+from stillhouse.erasure.searching import PURPOSE, scope_of
+from stillhouse.evaluations.models import EvaluatedRow, Evaluation, EvaluationResult
+from stillhouse.jobs.checkpoints import drop_checkpoints
+from stillhouse.jobs.models import ENDED, Job
+from stillhouse.training.models import RowPreview
+
+TYPED = {"text": "", "file": "", "contains": "", "equals": None}
+"""Fields of operations that hold what a person typed, and what they are without it."""
+
+
+def settle_erasures() -> int:
+    """Go on with every confirmed erasure; returns how many came to their end."""
+    ended = 0
+    for erasure in (
+        Erasure.objects.filter(ended_at=None).exclude(confirmed_at=None).select_related("workspace")
+    ):
+        quarantine_trained_on(erasure)
+        if erasure.bytes_due_at and erasure.bytes_due_at <= timezone.now() and _remade(erasure):
+            _end(erasure)
+            ended += 1
+    for quarantine in Quarantine.objects.filter(
+        decision=Quarantine.RETIRE, files_removed_at=None, version__state=RETIRED
+    ).exclude(erasure__ended_at=None):
+        _remove_adapter(quarantine)
+    return ended
+
+
+def _remade(erasure: Erasure) -> bool:
+    """No job that makes a version without the rows goes on: nobody reads the old ones any more."""
+    making = Job.objects.filter(pk__in=erasure.findings.exclude(made=None).values("made__job"))
+    return not making.exclude(state__in=ENDED).exists()
+
+
+def _end(erasure: Erasure) -> None:
+    gone = [
+        finding.version for finding in erasure.findings.filter(erased=True).select_related("version__upload")
+    ]
+    DatasetVersion.objects.filter(pk__in=[each.pk for each in gone], purged_at=None).update(purged_at=Now())
+    for version in gone:
+        version.refresh_from_db(fields=["purged_at"])
+        remove_files(version)
+    _forget_evaluations(gone)
+    with transaction.atomic():
+        _forget_contents(gone)
+        _redact_words(erasure)
+        forget_search(erasure)
+        Erasure.objects.filter(pk=erasure.pk).update(ended_at=Now())
+        record(
+            workspace=erasure.workspace,
+            by=None,
+            action="erasure.ended",
+            object_id=erasure.pk,
+            object_name=erasure.why,
+            details={"versions": [each.pk for each in gone]},
+        )
+
+
+def forget_search(erasure: Erasure) -> None:
+    """Remove the text looked for, and the rows that were shown, from the erasure and its searches."""
+    trials = Trial.objects.filter(pk__in=erasure.findings.values("trial")).select_related("job")
+    for trial in trials:
+        if trial.body:
+            for done in trial.body["operations"]:
+                done["examples"] = []
+            trial.save(update_fields=["body"])
+    made = DatasetVersion.objects.filter(pk__in=erasure.findings.exclude(made=None).values("made"))
+    _redact_jobs([*trials.values_list("job_id", flat=True), *made.values_list("job_id", flat=True)])
+    for version in made:
+        version.operations = [_redacted(operation) for operation in version.operations or []]
+        version.save(update_fields=["operations"])
+    Erasure.objects.filter(pk=erasure.pk).update(sealed="", file="")
+
+
+def _redact_jobs(jobs: Iterable[str]) -> None:
+    for job in Job.objects.filter(pk__in=list(jobs)):
+        operations = [_redacted(operation) for operation in job.spec.get("operations", [])]
+        Job.objects.filter(pk=job.pk).update(spec={**job.spec, "operations": operations})
+
+
+def _redacted(operation: dict[str, object]) -> dict[str, object]:
+    """Without every text that somebody typed; what was done stays. As a specification it is refused, so that
+    no job is tried again with it."""
+    return {**operation, **{name: empty for name, empty in TYPED.items() if name in operation}}
+
+
+def _forget_contents(gone: Iterable[DatasetVersion]) -> None:
+    """Whatever the database shows of the rows of these versions."""
+    ids = [each.pk for each in gone]
+    for report in DatasetReport.objects.filter(version__in=ids):
+        figures = {name: value for name, value in report.body.items() if isinstance(value, int | float)}
+        report.body = {**figures, "errors": [], "warnings": [], "error_counts": {}, "warning_counts": {}}
+        report.save(update_fields=["body"])
+    RowPreview.objects.filter(version__in=ids).delete()
+    Comment.objects.filter(version__in=ids).delete()
+    Comparison.objects.filter(Q(before__in=ids) | Q(after__in=ids)).delete()
+
+
+def _forget_evaluations(gone: Iterable[DatasetVersion]) -> None:
+    """Questions and answers of evaluations on these versions; the figures stay."""
+    for evaluation in Evaluation.objects.filter(data__in=[each.pk for each in gone]):
+        EvaluatedRow.objects.filter(evaluation=evaluation).delete()
+        for result in EvaluationResult.objects.filter(evaluation=evaluation):
+            blobs.remove(result.rows_sha256)
+
+
+def _redact_words(erasure: Erasure) -> None:
+    """In versions that stay: operations that name the text, and examples of what operations left out."""
+    text = unseal(PURPOSE, erasure.sealed) if erasure.sealed else ""
+    for version in scope_of(erasure.workspace_id, erasure.dataset):
+        report = DatasetReport.objects.filter(version=version).first()
+        for done in ((report.body.get("derivation") or {}).get("operations", [])) if report else []:
+            done["examples"] = []
+        if report is not None and "derivation" in report.body:
+            report.save(update_fields=["body"])
+        if text and any(_says(operation, text) for operation in version.operations or []):
+            version.operations = [_redacted(operation) for operation in version.operations or []]
+            version.save(update_fields=["operations"])
+            _redact_jobs([version.job_id])
+
+
+def _says(operation: dict[str, object], text: str) -> bool:
+    """Whether what somebody typed for an operation holds the text, or is a part of it."""
+    wanted = text.casefold()
+    typed = [str(operation.get(name) or "").casefold() for name in TYPED]
+    return any(word and (wanted in word or word in wanted) for word in typed)
+
+
+def _remove_adapter(quarantine: Quarantine) -> None:
+    """The files of a retired version: they hold a few of the rows it was trained on, as golden samples."""
+    version = quarantine.version
+    others = AdapterVersion.objects.exclude(pk=version.pk).exclude(
+        quarantines__files_removed_at__isnull=False
+    )
+    for file in version.manifest_body["files"]:
+        if not others.filter(manifest_body__files__contains=[{"sha256": file["sha256"]}]).exists():
+            blobs.remove(file["sha256"])
+    blobs.remove(version.digest)
+    drop_checkpoints(version.run.job)
+    AdapterVersion.objects.filter(pk=version.pk).update(manifest_body={**version.manifest_body, "golden": []})
+    Quarantine.objects.filter(pk=quarantine.pk).update(files_removed_at=Now())
