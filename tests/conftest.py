@@ -47,5 +47,11 @@ def stores() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def servers(stores: None) -> Stores | None:
+    """The session's own servers, to be switched off and on; None where the developer's are used."""
+    return _stores
+
+
+@pytest.fixture(scope="session")
 def django_db_modify_db_settings(stores: None) -> None:
     """pytest-django's first step before it makes the test database: the server has to run by then."""

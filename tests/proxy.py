@@ -21,6 +21,8 @@ class Proxy:
         self._away = False
         self._instead: bytes | None = None
         self._left: int | None = None
+        self.cuts = 0
+        """How often `cut_after` has cut."""
         threading.Thread(target=self._accept, name=f"proxy-{self.port}", daemon=True).start()
 
     @contextmanager
@@ -48,6 +50,10 @@ class Proxy:
         """Cut whatever is open once `sent` more bytes have gone to the server: amid an upload, say."""
         with self._lock:
             self._left = sent
+
+    def has_cut(self, times: int) -> bool:
+        """Whether `cut_after` has cut so often by now."""
+        return self.cuts >= times
 
     def close(self) -> None:
         self._away = True
@@ -111,6 +117,7 @@ class Proxy:
             if self._left > 0:
                 return False
             self._left = None
+            self.cuts += 1
             return True
 
     def _cut(self) -> None:

@@ -1,7 +1,9 @@
 """Postgres, Valkey and the S3 server for one pytest session: the embedded ones, in a throw-away folder."""
 
 import asyncio
+import os
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Coroutine
@@ -48,7 +50,18 @@ class Stores:
             self._thread.join(timeout=5)
         shutil.rmtree(self.home.path, ignore_errors=True)
 
+    def cut_power(self) -> None:
+        """`kill -9` to the three servers and all their children, whatever they are writing."""
+        for process in self._processes:
+            os.killpg(process.pid, signal.SIGKILL)
+        self._run(self._stop())
+
+    def start_again(self) -> None:
+        """After `cut_power`: the servers over what they had stored."""
+        self._run(self._start())
+
     async def _start(self) -> None:
+        self._processes.clear()
         for program in services.service_programs(self.home, throwaway=True):
             process = Process(program, self.home.logs / f"{program.name}.log")
             await process.start()

@@ -1,12 +1,17 @@
 """One house for all the faults."""
 
+import json
+import os
 from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from tests.chaos.house import Figures, House
+    from tests.stores import Stores
     from tests.world import World
 
 FIGURES: "pytest.StashKey[list[Figures]]" = pytest.StashKey()
@@ -22,17 +27,16 @@ def houses(request: pytest.FixtureRequest) -> Iterator["list[House]"]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What each fault cost, as a table for benchmarks/README.md."""
+    """What each fault cost; also into the file CHAOS_FIGURES, for `benchmarks/chaos.py`."""
     figures = config.stash.get(FIGURES, [])
     if not figures:
         return
     terminalreporter.section("faults")
-    terminalreporter.line("| fault | attempts | noticed after (s) | steps done again | ended after (s) |")
-    terminalreporter.line("| --- | --- | --- | --- | --- |")
     for row in figures:
-        noticed = "-" if row.noticed is None else f"{row.noticed:.1f}"
-        again = "-" if row.lost_steps is None else str(row.lost_steps)
-        terminalreporter.line(f"| {row.fault} | {row.attempts} | {noticed} | {again} | {row.seconds:.0f} |")
+        terminalreporter.line(json.dumps(asdict(row)))
+    if file := os.environ.get("CHAOS_FIGURES"):
+        with Path(file).open("a", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(asdict(row)) + "\n" for row in figures)
 
 
 @pytest.fixture
@@ -48,10 +52,11 @@ def house(
     transactional_db: None,
     houses: "list[House]",
     tmp_path_factory: pytest.TempPathFactory,
+    servers: "Stores | None",
 ) -> "House":
     from tests.chaos.house import House  # noqa: PLC0415
 
     if not houses:
-        houses.append(House(tmp_path_factory.mktemp("house")))
+        houses.append(House(tmp_path_factory.mktemp("house"), servers))
     houses[0].clear()
     return houses[0]

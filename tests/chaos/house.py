@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import httpx
 from django.conf import settings
-from django.db import connection
+from django.db import connection, connections
+from django.db.backends.postgresql.base import DatabaseWrapper
+from django.test import Client
 from django.utils import timezone
 
 from stillhouse.accounts.models import Workspace
@@ -32,6 +35,7 @@ from stillhouse.training.actions import start_run
 from stillhouse.training.models import TrainingRun
 from tests.proxy import Proxy
 from tests.registry import DEMO_BASE, available_base, validation_report
+from tests.stores import Stores
 from tests.workers.training.tiny import make_base
 from tests.world import World, chat_row
 from workers.training.base import base_facts, open_base
@@ -70,6 +74,10 @@ class Figures:
     """Steps done and reported, and done again."""
     seconds: float
     """From the fault to the end of the run."""
+    duplicates: int
+    """Adapter versions and winning attempts beyond one."""
+    losses: int
+    """Runs that did not end as they should."""
 
 
 @dataclass
@@ -77,10 +85,12 @@ class House:
     """web, keeper and two workers of one queue; `ensure` starts whatever does not run."""
 
     folder: Path
+    servers: Stores | None = None
+    """Postgres, broker and store behind the proxies, where they are the session's own."""
     port: int = field(default_factory=free_port)
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
     different: dict[str, str] = field(default_factory=dict)
-    """Environment of the workers that start from now on, for one test."""
+    """Environment of the processes that start from now on, for one test."""
     figures: list["Figures"] = field(default_factory=list)
     _hit_at: datetime | None = None
 
@@ -108,6 +118,10 @@ class House:
         """Now: the figures count from here."""
         self._hit_at = self._hit_at or timezone.now()
 
+    def hit_now(self) -> None:
+        """Count from here, whatever came before."""
+        self._hit_at = timezone.now()
+
     def kill(self, *names: str, number: signal.Signals = signal.SIGKILL) -> None:
         self.hit()
         for name in names:
@@ -119,6 +133,26 @@ class House:
         self.hit()
         for child in self.children():
             os.kill(child, number)
+
+    def cut_power(self) -> None:
+        """`kill -9` to everything there is: processes, trainers, Postgres, broker and store."""
+        assert self.servers is not None
+        self.hit()
+        for name in self.processes:
+            self.processes[name].kill()
+        self.servers.cut_power()
+        for process in self.processes.values():
+            process.wait(10)
+        until(lambda: not self.children(), 10)
+
+    def power_again(self) -> None:
+        """What `make up` does over the same home."""
+        assert self.servers is not None
+        for each in connections.all():
+            each.close()
+            cast(DatabaseWrapper, each).close_pool()
+        self.servers.start_again()
+        self.ensure()
 
     def stop(self) -> None:
         for process in self.processes.values():
@@ -170,6 +204,7 @@ class House:
             "RETRY_SECONDS": "0.5",
             "CHECKPOINT_SECONDS": "1",
             "HANG_SECONDS": str(HANG_SECONDS),
+            **self.different,
         }
 
     def _web_answers(self) -> bool:
@@ -179,7 +214,9 @@ class House:
 
     # runs ---------------------------------------------------------------------------------------------------
 
-    def start_run(self, world: World, *, epochs: float = 60.0) -> TrainingRun:
+    def start_run(
+        self, world: World, *, epochs: float = 60.0, rows: int = 60, data_name: str = "Clauses"
+    ) -> TrainingRun:
         """A run that takes a minute or so on the tiny base, queued for this house's workers."""
         available_base()
         BaseModel.objects.filter(pk=DEMO_BASE).update(
@@ -187,8 +224,8 @@ class House:
             digest=str(self.facts["digest"]),
             template_sha256=str(self.facts["template_sha256"]),
         )
-        data = world.dataset(rows=[chat_row(f"q{n}", f"a{n}") for n in range(60)])
-        record_report(version=data, report=validation_report(valid=60, with_reasoning=0))
+        data = world.dataset(rows=[chat_row(f"q{n}", f"a{n}") for n in range(rows)], name=data_name)
+        record_report(version=data, report=validation_report(valid=rows, with_reasoning=0))
         chosen = {"epochs": epochs, "batch_size": 4, "max_length": 256, "checkpoint_every": 25}
         run = start_run(by=world.expert, adapter_name="chaos", base=DEMO_BASE, data=data, overrides=chosen)
         Job.objects.filter(pk=run.job_id).update(queue=self.queue)
@@ -233,27 +270,44 @@ class House:
 
     def check_success(self, run: TrainingRun) -> list[Attempt]:
         """After every fault: one winner, one version, nothing left over. Returns the attempts."""
+        return self.check(run, "succeeded")
+
+    def check(self, run: TrainingRun, state: str) -> list[Attempt]:
+        """The same for a run that is to end in another state, without a winner and a version."""
         job = self.ended(run)
-        assert job.state == "succeeded", job.failure
-        assert AdapterVersion.objects.filter(run=run).count() == 1
-        self.check_nothing_left(run)
         attempts = list(Attempt.objects.filter(job=job).order_by("number"))
-        self._count(job, attempts)
+        wanted = 1 if state == "succeeded" else 0
+        winners = sum(attempt.outcome == "succeeded" for attempt in attempts)
+        versions = AdapterVersion.objects.filter(run=run).count()
+        self._count(job, attempts, max(0, winners - wanted, versions - wanted), job.state != state)
+        assert (job.state, winners, versions) == (state, wanted, wanted), job.failure
+        self.check_nothing_left(run)
+        self._check_page(run, job)
         return attempts
 
-    def _count(self, job: Job, attempts: list[Attempt]) -> None:
-        if self._hit_at is None or job.finished_at is None:
-            return
+    def _check_page(self, run: TrainingRun, job: Job) -> None:
+        """The run's page says what the database says."""
+        browser = Client()
+        browser.force_login(run.started_by, backend=settings.AUTHENTICATION_BACKENDS[0])
+        address = f"/w/{run.workspace.slug}/runs/{run.pk}/"
+        said = browser.get(address, headers={"accept": "application/json"}).json()
+        assert (said["state"], bool(said["version"])) == (job.state, job.state == "succeeded"), said
+
+    def _count(self, job: Job, attempts: list[Attempt], duplicates: int, lost: bool) -> None:
+        assert self._hit_at is not None, "the test never said when its fault began"
+        assert job.finished_at is not None
         hit = next((a for a in attempts[:-1] if a.ended_at and a.ended_at >= self._hit_at), None)
-        lost = [before.last_step - after.resumed_step for before, after in pairwise(attempts)]
+        again = [before.last_step - after.resumed_step for before, after in pairwise(attempts)]
         fault = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition("::")[2].partition(" ")[0]
         self.figures.append(
             Figures(
                 fault=fault.removeprefix("test_").replace("_", " "),
                 attempts=len(attempts),
                 noticed=(hit.ended_at - self._hit_at).total_seconds() if hit and hit.ended_at else None,
-                lost_steps=sum(max(0, steps) for steps in lost) if lost else None,
+                lost_steps=sum(max(0, steps) for steps in again) if again else None,
                 seconds=(job.finished_at - self._hit_at).total_seconds(),
+                duplicates=duplicates,
+                losses=int(lost),
             )
         )
 
@@ -279,7 +333,7 @@ class House:
         self.kill_trainers()
         if self.different:
             self.different = {}
-            self.kill("gpu-1", "gpu-2")
+            self.kill(*self.processes)
         self._hit_at = None
         for name in ("gpu-1", "gpu-2"):
             shutil.rmtree(self.folder / name / "jobs", ignore_errors=True)

@@ -14,6 +14,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Value
 from django.db.models.functions import Greatest, Now
+from django.db.models.lookups import GreaterThan
 
 from stillhouse.accounts.models import User, Workspace
 from stillhouse.audit.actions import record
@@ -56,6 +57,8 @@ class Claimed:
 
     job: Job
     token: str
+    checkpoint: Checkpoint | None
+    """Where it goes on from; None: from the beginning."""
 
 
 @transaction.atomic
@@ -89,14 +92,15 @@ def claim_job(*, job_id: str, worker: str) -> Claimed:
 
     Also Refused: a job that pauses after a failure, and one whose workspace has used up its minutes.
     """
-    job = Job.objects.select_related("workspace").filter(pk=job_id).first()
+    known = Job.objects.select_related("workspace").annotate(waits=GreaterThan(F("due_at"), Now()))
+    job = known.filter(pk=job_id).first()
     if job is None:
         raise Refused("unknown_job", f"There is no job {job_id}.")
-    if Job.objects.filter(pk=job_id, due_at__gt=Now()).exists():
+    if job.waits:
         raise Refused("not_claimable", f"Job {job_id} waits a while after a failure.")
     check_quota_at_claim(job)
     token = new_token()
-    checkpoint = newest_checkpoint(job)
+    checkpoint = newest_checkpoint(job) if job.attempt else None  # a first attempt asks for nothing in vain
     step = checkpoint.step if checkpoint else 0
     won = transition(
         job,
@@ -113,13 +117,13 @@ def claim_job(*, job_id: str, worker: str) -> Claimed:
         step=step,
         phase="",
         message="",
-        eta_seconds=likely_eta(job, step),
+        eta_seconds=likely_eta(job, step) if job.attempt else None,
     )
     if not won:
         raise Refused("not_claimable", f"Job {job_id} is {job.state}, not waiting for a worker.")
     open_attempt(job)
     notify(JOBS, job.pk)
-    return Claimed(job, token)
+    return Claimed(job, token, checkpoint)
 
 
 @transaction.atomic

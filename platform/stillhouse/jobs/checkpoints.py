@@ -10,8 +10,8 @@ from datetime import timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import QuerySet
-from django.db.models.functions import Now
+from django.db.models import F, QuerySet, Value
+from django.db.models.functions import Greatest, Now
 from django.utils import timezone
 
 from stillhouse.core import blobs
@@ -78,6 +78,8 @@ def record_checkpoint(*, job_id: str, token: str, step: int, files: Sequence[Out
     Checkpoint.objects.get_or_create(
         job=job, attempt=job.attempt, step=step, defaults={"files": [file.model_dump() for file in files]}
     )
+    # The reports may have been lost on the way: what is kept here was done.
+    Job.objects.filter(pk=job.pk).update(step=Greatest(F("step"), Value(step)))
     _prune(job)
 
 

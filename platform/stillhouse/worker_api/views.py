@@ -20,13 +20,12 @@ from stillhouse.jobs.actions import (
 )
 from stillhouse.jobs.checkpoints import (
     check_files,
-    newest_checkpoint,
     object_key,
     record_checkpoint,
     uploaded,
 )
 from stillhouse.jobs.errors import Refused
-from stillhouse.jobs.models import Job
+from stillhouse.jobs.models import Checkpoint, Job
 from stillhouse.jobs.workers import check_may_claim, enrol, hear
 from stillhouse.publishing.queries import live_version_ids
 from stillhouse.serving.actions import sync_pool
@@ -75,15 +74,14 @@ def claim(message: ClaimRequest, *, job_id: str) -> ClaimAnswer:
             "inputs": inputs_for(job),
             "subject": job.subject,
             "beginning": job.beginning,
-            "checkpoint": _stored_checkpoint(job),
+            "checkpoint": _stored_checkpoint(job, claimed.checkpoint),
             "checkpoint_seconds": settings.CHECKPOINT_SECONDS,
             "hang_seconds": settings.HANG_SECONDS,
         }
     )
 
 
-def _stored_checkpoint(job: Job) -> StoredCheckpoint | None:
-    newest = newest_checkpoint(job)
+def _stored_checkpoint(job: Job, newest: Checkpoint | None) -> StoredCheckpoint | None:
     if newest is None:
         return None
     files = [
