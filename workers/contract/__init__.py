@@ -6,6 +6,7 @@ ignored, so that a worker survives the upgrade of its platform.
 """
 
 from workers.contract.base import CONTRACT_VERSION, Answer, Message, Sha256
+from workers.contract.confidence import Calibration, Sureness, sureness
 from workers.contract.data import (
     Counted,
     Doctor,
@@ -111,6 +112,7 @@ __all__ = [
     "Append",
     "BaseReference",
     "Beyond",
+    "Calibration",
     "CheckpointRequest",
     "ClaimAnswer",
     "ClaimRequest",
@@ -178,6 +180,7 @@ __all__ = [
     "SplitCounts",
     "SplitSpec",
     "StoredCheckpoint",
+    "Sureness",
     "TakeSide",
     "ThinkContract",
     "ThinkPolicy",
@@ -198,4 +201,5 @@ __all__ = [
     "WorkerFacts",
     "Workload",
     "items_of",
+    "sureness",
 ]

@@ -50,6 +50,9 @@ class Grade(Message):
     finish_reason: str = ""
     completion_tokens: int = 0
     think: Literal["valid", "empty", "missing", "truncated"] = "missing"
+    margin: float | None = None
+    """`Sureness.margin`; None where the answer is empty or the endpoint gives no log-probabilities."""
+    reasoning_tokens: int = 0
 
 
 class EvaluationRow(Message):

@@ -5,11 +5,12 @@ import time
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from workers.contract import Sureness, sureness
 from workers.evaluation.errors import EvaluationError
 
 TIMEOUT = httpx.Timeout(600.0, connect=10.0, pool=None)
@@ -30,6 +31,7 @@ class Answer:
     """The endpoint has set reasoning apart; otherwise a think block is still in `content`."""
     finish_reason: str
     completion_tokens: int
+    sure: Sureness = Sureness(None, 0)  # noqa: RUF009 - it is frozen
 
 
 class _Message(BaseModel):
@@ -39,10 +41,16 @@ class _Message(BaseModel):
     reasoning_content: str | None = None
 
 
+class _LogProbs(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    content: list[dict[str, Any]] | None = None
+
+
 class _Choice(BaseModel):
     model_config = ConfigDict(extra="ignore")
     message: _Message
     finish_reason: str | None = None
+    logprobs: _LogProbs | None = None
 
 
 class _Usage(BaseModel):
@@ -73,6 +81,7 @@ class Endpoint:
     def __init__(self, url: str, api_key: str, *, concurrency: int, max_tokens: int) -> None:
         self._url = f"{url.rstrip('/')}/chat/completions"
         self._max_tokens = max_tokens
+        self._logprobs = True
         limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._client = httpx.AsyncClient(timeout=TIMEOUT, limits=limits, headers=headers)
@@ -119,10 +128,15 @@ class Endpoint:
 
     async def _ask_once(self, model: str, messages: list[dict[str, str]], max_tokens: int) -> Answer:
         body = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0, "seed": 0}
+        if self._logprobs:
+            body |= {"logprobs": True, "top_logprobs": 2}
         try:
             response = await self._client.post(self._url, json=body)
         except httpx.HTTPError as error:
             raise _Busy(f"no answer ({type(error).__name__})") from error
+        if response.status_code == HTTPStatus.BAD_REQUEST and self._logprobs and "logprobs" in response.text:
+            self._logprobs = False  # it gives none: the rows are graded without
+            return await self._ask_once(model, messages, max_tokens)
         if response.status_code == HTTPStatus.BAD_REQUEST:
             return Answer("", None, True, REFUSED, 0)
         if response.is_success:
@@ -147,6 +161,7 @@ def _read(response: httpx.Response) -> Answer:
         is_split=reasoning is not None or GATEWAY_HEADER in response.headers,
         finish_reason=choice.finish_reason or "",
         completion_tokens=completion.usage.completion_tokens,
+        sure=sureness((choice.logprobs and choice.logprobs.content) or []),
     )
 
 

@@ -12,6 +12,7 @@ from stillhouse.audit.actions import record
 from stillhouse.core.errors import Conflict, NotFound, UserError
 from stillhouse.core.text import storable_json
 from stillhouse.datasets.queries import check_not_erased
+from stillhouse.evaluations.confidence import fit, judged_rows
 from stillhouse.evaluations.models import EvaluatedRow, Evaluation, EvaluationResult
 from stillhouse.evaluations.queries import latest_evaluation
 from stillhouse.jobs.actions import queue_job
@@ -102,6 +103,7 @@ def record_result(
         if existing.rows_sha256 != rows_sha256:
             raise Conflict("already_evaluated", "This evaluation has a result already.")
         return existing
+    rows = list(rows)
     count, base_exact, adapter_exact = _store_rows(evaluation, rows)
     if (count, base_exact, adapter_exact) != (summary.rows, summary.base.exact, summary.adapter.exact):
         raise UserError(
@@ -110,8 +112,12 @@ def record_result(
             f"{summary.adapter.exact} of them exact; there are {count} ({base_exact} and {adapter_exact}).",
             "rows.jsonl",
         )
+    calibration = fit(judged_rows(rows))
     result = EvaluationResult.objects.create(
-        evaluation=evaluation, summary_body=summary.model_dump(mode="json"), rows_sha256=rows_sha256
+        evaluation=evaluation,
+        summary_body=summary.model_dump(mode="json"),
+        rows_sha256=rows_sha256,
+        calibration=calibration.model_dump(mode="json") if calibration else None,
     )
     version = evaluation.version
     record(

@@ -1,9 +1,9 @@
 """An alias that may ask a larger model elsewhere: first the version here, then, for a reason, the other one.
 
 The reasons in their order: the engine says that the prompt is too long for it or that it takes no tools; the
-answer does not have the form that was asked for. Where only the whole answer can tell, a stream is
-held back until then. A remote model that fails, a budget that is used up, a destination that is no longer
-allowed: the app gets what was answered here.
+answer does not have the form that was asked for; it is less likely right than the alias's threshold. Where
+only the whole answer can tell, a stream is held back until then. A remote model that fails, a budget that is
+used up, a destination that is no longer allowed: the app gets what was answered here.
 """
 
 import logging
@@ -16,6 +16,7 @@ import aiohttp
 from stillhouse.core.ids import new_id
 from stillhouse.gateway.answers import StreamedAnswer, WholeAnswer, engine_error, interrupted
 from stillhouse.gateway.connection import Call, ClientWatch
+from stillhouse.gateway.doubting import CONFIDENCE, Doubt, doubt_of
 from stillhouse.gateway.errors import ApiError
 from stillhouse.gateway.judging import has_form, wants_form
 from stillhouse.gateway.ledger import Ledger
@@ -103,17 +104,18 @@ class Hybrid:
     # ---- here
 
     async def _ask_here(self, call: Call, request: InferenceRequest, target: Target) -> Local:
-        body = request.upstream_body(target.name)
+        doubt = doubt_of(request, target)
+        body = (doubt.asked_of(request) if doubt else request).upstream_body(target.name)
         replicas, headers = target.replicas, call.upstream_headers
         async with self._upstream.answer(replicas, request.endpoint, body, headers) as response:
             if response.status != 200:
                 error = engine_error(response.status, await read_whole(response))
                 return Local(error=error, reason=_hard_reason(request, error))
             if not request.stream:
-                return _judged(request, target, call.record, await read_whole(response))
+                return _judged(request, target, call, await read_whole(response), doubt)
             answer = _streamed(request, target, call.record)
-            if wants_form(request.body):
-                return await _held(response, answer, request, target)
+            if doubt or wants_form(request.body):
+                return await _held(response, answer, request, target, call, doubt)
             await call.start(200, STREAM_HEADERS)
             return Local(await pass_on(response, answer, call))
 
@@ -211,22 +213,47 @@ _THINK = ThinkContract(family="plain")
 
 
 async def _held(
-    response: aiohttp.ClientResponse, answer: StreamedAnswer, request: InferenceRequest, target: Target
+    response: aiohttp.ClientResponse,
+    answer: StreamedAnswer,
+    request: InferenceRequest,
+    target: Target,
+    call: Call,
+    doubt: Doubt | None,
 ) -> Local:
-    """A stream of which nothing is sent on before it is known to have the form asked for."""
+    """A stream of which nothing is sent on before it is known to be good enough."""
     raw, held = bytearray(), bytearray()
     try:
         async for piece in response.content.iter_any():
             raw += piece
-            held += answer.feed(piece)
+            if doubt is None:
+                held += answer.feed(piece)
             if len(raw) > _MAX_HELD_BYTES:
                 raise interrupted()
     except (aiohttp.ClientError, TimeoutError) as error:
         raise interrupted() from error
+    whole, confidence = doubt.stream(bytes(raw)) if doubt else (bytes(raw), None)
+    if doubt is not None:
+        held += answer.feed(whole)
     if not answer.ended:
         raise interrupted()
-    failed = not answer.failed and not has_form(request.body, choices_of_stream(bytes(raw), target))
-    return Local(bytes(held) + answer.end(), reason=FORMAT if failed else "")
+    failed = (
+        wants_form(request.body)
+        and not answer.failed
+        and not has_form(request.body, choices_of_stream(whole, target))
+    )
+    return Local(bytes(held) + answer.end(), reason=_reason(target, call, failed, doubt, confidence))
+
+
+def _reason(
+    target: Target, call: Call, failed_form: bool, doubt: Doubt | None, confidence: float | None
+) -> str:
+    """The first of the alias's reasons to ask elsewhere. The app is told how likely the answer is right."""
+    if doubt is not None and confidence is not None:
+        call.headers.append((b"x-stillhouse-confidence", f"{confidence:.3f}".encode()))
+    doubtful = doubt is not None and confidence is not None and confidence < doubt.threshold
+    found = [reason for reason, holds in ((FORMAT, failed_form), (CONFIDENCE, doubtful)) if holds]
+    reasons = target.escalation.reasons if target.escalation else ()
+    return next((reason for reason in found if reason in reasons), "")
 
 
 def _hard_reason(request: InferenceRequest, error: ApiError) -> str:
@@ -257,12 +284,14 @@ def _streamed(request: InferenceRequest, target: Target, record: Record) -> Stre
     return (StreamedAnswer if request.echo is None else StreamedResponse)(request, target, record)
 
 
-def _judged(request: InferenceRequest, target: Target, record: Record, raw: bytes) -> Local:
-    body = _whole(request, target, record).rewrite(raw)
-    if not wants_form(request.body):
-        return Local(body)
-    plain = WholeAnswer(request, target, Record(id="")).read(raw)
-    return Local(body, reason="" if has_form(request.body, plain["choices"]) else FORMAT)
+def _judged(request: InferenceRequest, target: Target, call: Call, raw: bytes, doubt: Doubt | None) -> Local:
+    raw, confidence = doubt.whole(raw) if doubt else (raw, None)
+    body = _whole(request, target, call.record).rewrite(raw)
+    failed = False
+    if wants_form(request.body):
+        plain = WholeAnswer(request, target, Record(id="")).read(raw)
+        failed = not has_form(request.body, plain["choices"])
+    return Local(body, reason=_reason(target, call, failed, doubt, confidence))
 
 
 def _make_remote(

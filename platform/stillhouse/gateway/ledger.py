@@ -86,6 +86,7 @@ class Ledger:
         self._spool = Spool(
             config.spool_dir, max_bytes=config.spool_bytes, max_waiting=config.unspooled_records
         )
+        self._room_for_feedback = config.spool_bytes // 2
         self._seconds = config.database_seconds
         self._next_look = 0.0
         self._syncing: asyncio.Task[None] | None = None
@@ -131,8 +132,11 @@ class Ledger:
             record.guard = None
 
     def note(self, line: bytes) -> bool:
-        """Spool a line of feedback; False where the disk takes nothing: memory has room for counts only."""
-        if self._spool.failing:
+        """Spool a line of feedback; False where the disk takes nothing, or half of the spool is waiting.
+
+        Memory has room for counts only, and what apps say must not push usage records off the disk.
+        """
+        if self._spool.failing or self.bytes_waiting > self._room_for_feedback:
             return False
         self._spool.append(line)
         return True

@@ -8,7 +8,7 @@ from random import random
 from stillhouse.gateway.auth import Caller
 from stillhouse.gateway.errors import ApiError, invalid
 from stillhouse.gateway.snapshot import Base, Escalation, Part, Published, Replica, Snapshot, Version
-from workers.contract import ThinkContract
+from workers.contract import Calibration, ThinkContract
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+([.:@/][A-Za-z0-9_-]+)*", re.ASCII)
 _MAX_NAME_CHARS = 160
@@ -28,6 +28,7 @@ class Target:
     replicas: tuple[Replica, ...]
     version: str = ""
     """Id of the version; empty for a base."""
+    calibration: Calibration | None = None
     alias: str = ""
     """The alias that chose it; empty where the app named the version or base itself."""
     shadow: "Target | None" = None
@@ -62,7 +63,8 @@ def resolve(snapshot: Snapshot, caller: Caller, name: str, user: str = "") -> Ta
     Raises:
         ApiError: 404 model_not_found for what does not exist, is not published or belongs to somebody else
         (all alike);
-            403 model_not_approved; 503 model_unavailable, or model_loading (Cold where waiting makes sense).
+            403 model_not_approved or model_quarantined; 503 model_unavailable, or model_loading (Cold where
+            waiting makes sense).
     """
     if caller.models is not None and name not in caller.models:
         raise not_found(name)
@@ -88,7 +90,8 @@ def resolve(snapshot: Snapshot, caller: Caller, name: str, user: str = "") -> Ta
 
 
 def _target(version: Version, alias: str = "") -> Target:
-    return Target(version.name, version.base.think, version.replicas, version.id, alias)
+    think, calibration = version.base.think, version.calibration
+    return Target(version.name, think, version.replicas, version.id, calibration, alias)
 
 
 def _escalation(published: Published, caller: Caller) -> Escalation | None:
@@ -140,6 +143,14 @@ def _check_approved(version: Version, caller: Caller, name: str) -> None:
     granted = caller.models is not None and version.name in caller.models
     if version.state == "approved" or (granted and version.state == "candidate"):
         return
+    if version.state == "quarantined":
+        raise ApiError(
+            403,
+            "model_quarantined",
+            f"What answers as `{name}` was trained on rows that were erased since, and a lead of the "
+            "workspace has yet to decide about it. Publish another version, or have it decided.",
+            param="model",
+        )
     raise ApiError(
         403,
         "model_not_approved",

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 
 from stillhouse.accounts.keys import SCOPES
-from workers.contract import ThinkContract
+from workers.contract import Calibration, ThinkContract
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -71,6 +71,8 @@ class Version:
     loading: bool
     """A healthy replica is loading it, and none has it ready."""
     created: int
+    calibration: Calibration | None = None
+    """From how sure it is of an answer to how likely that is right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,8 @@ class Escalation:
     monthly_budget: int
     """In the same unit."""
     reasons: Collection[str]
+    threshold: float = 0.0
+    """Of the reason `confidence`."""
     spent_this_month: int = 0
     """By the ledger."""
 
@@ -155,7 +159,10 @@ _BASES = """
     FROM catalog_basemodel AS base JOIN serving_pool AS pool ON pool.base_id = base.id GROUP BY base.id"""
 _VERSIONS = """
     SELECT version.id, adapter.workspace_id, version.serving_name, version.state, run.base_id,
-           extract(epoch FROM version.created_at)::bigint
+           extract(epoch FROM version.created_at)::bigint,
+           (SELECT result.calibration FROM evaluations_evaluationresult AS result
+            JOIN evaluations_evaluation AS evaluation ON evaluation.id = result.evaluation_id
+            WHERE evaluation.version_id = version.id ORDER BY result.created_at DESC LIMIT 1)
     FROM adapters_adapterversion AS version
     JOIN adapters_adapter AS adapter ON adapter.id = version.adapter_id
     JOIN training_trainingrun AS run ON run.id = version.run_id"""
@@ -173,7 +180,7 @@ _SHARES = """
 _ESCALATIONS = """
     SELECT alias.workspace_id, alias.name, escalation.url, escalation.model, escalation.credential,
            escalation.prompt_price, escalation.completion_price, escalation.monthly_budget,
-           escalation.reasons, month.cost
+           escalation.reasons, escalation.threshold, month.cost
     FROM publishing_escalation AS escalation
     JOIN publishing_alias AS alias ON alias.id = escalation.alias_id
     CROSS JOIN LATERAL (
@@ -277,7 +284,8 @@ def _make_versions(
             failed=version_id in failed and version_id not in ready,
             loading=version_id in loading and version_id not in ready,
             created=created,
+            calibration=Calibration.model_validate(calibration) if calibration else None,
         )
-        for version_id, workspace_id, name, state, base_id, created in versions
+        for version_id, workspace_id, name, state, base_id, created, calibration in versions
         if base_id in bases
     }

@@ -38,6 +38,8 @@ class EscalationTerms:
     monthly_budget: Decimal
     reasons: tuple[str, ...]
     consent: str
+    threshold: float = 0.0
+    """For the reason `confidence`: above 0, below 1."""
 
 
 def is_available() -> bool:
@@ -50,8 +52,8 @@ def start_escalation(*, by: Membership, alias: Alias, terms: EscalationTerms) ->
     """Let requests of the alias leave the site on these terms, from the next one on; or change the terms.
 
     Raises NotFound, UserError `not_allowed`, `escalation_unavailable`,
-    `destination_not_allowed`, `bad_model`, `bad_price`, `bad_budget`, `bad_reason`, `consent_missing`
-    or `credential_missing`.
+    `destination_not_allowed`, `bad_model`, `bad_price`, `bad_budget`, `bad_reason`, `bad_threshold`,
+    `consent_missing` or `credential_missing`.
     """
     _of_workspace(by, alias)
     url = terms.url.strip().rstrip("/")
@@ -67,6 +69,7 @@ def start_escalation(*, by: Membership, alias: Alias, terms: EscalationTerms) ->
         "completion_price": _per_token(terms.completion_price, "completion_price"),
         "monthly_budget": int(terms.monthly_budget * NANO),
         "reasons": [reason for reason in Escalation.REASONS if reason in terms.reasons],
+        "threshold": terms.threshold if Escalation.CONFIDENCE in terms.reasons else 0.0,
         "consent": terms.consent.strip(),
         "changed_by": by.user,
     }
@@ -154,6 +157,13 @@ def _check_reasons(terms: EscalationTerms) -> None:
             "Say when the remote model is asked.",
             "reasons",
             f"Choose from: {', '.join(Escalation.REASONS)}.",
+        )
+    if Escalation.CONFIDENCE in terms.reasons and not 0 < terms.threshold < 1:
+        raise UserError(
+            "bad_threshold",
+            f"{terms.threshold} is no threshold.",
+            "threshold",
+            "Give a probability between 0 and 1, such as 0.8.",
         )
 
 

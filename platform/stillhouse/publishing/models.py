@@ -80,10 +80,10 @@ class Escalation(models.Model):
     the consent; turning it off removes the credential.
     """
 
-    CONTEXT, TOOLS, FORMAT = "context", "tools", "format"
-    REASONS = (CONTEXT, TOOLS, FORMAT)
+    CONTEXT, TOOLS, FORMAT, CONFIDENCE = "context", "tools", "format", "confidence"
+    REASONS = (CONTEXT, TOOLS, FORMAT, CONFIDENCE)
     """In the order in which they are looked at: the prompt is too long here; the engine takes no tools; the
-    answer does not have the form the request asked for."""
+    answer does not have the form the request asked for; it is less likely right than `threshold`."""
 
     alias = models.OneToOneField(Alias, models.PROTECT, primary_key=True, related_name="escalation")
     enabled = models.BooleanField(default=False)
@@ -99,6 +99,8 @@ class Escalation(models.Model):
     monthly_budget = models.PositiveBigIntegerField()
     """Of a calendar month in UTC, in billionths of the currency's unit."""
     reasons = ArrayField(models.CharField(max_length=20))
+    threshold = models.FloatField(default=0, db_default=0)
+    """Probability of being right, by the evaluation of the version, below which an answer is not kept."""
     consent = models.TextField()
     """In the words of the person who turned it on."""
     changed_by = models.ForeignKey(User, models.PROTECT, related_name="+")

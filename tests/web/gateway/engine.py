@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -30,6 +31,8 @@ class Script:
     body: dict[str, Any] | None = None
     """An answer of its own, with `status`."""
     logprobs: bool = False
+    margin: float | None = None
+    """With log-probabilities for who asks: the chosen token is likelier than the other by so much."""
     tool_calls: list[dict[str, str]] = field(default_factory=list)
     """Functions it calls in the place of a text: name and arguments."""
 
@@ -103,7 +106,7 @@ class Engine:
         choice = {
             "index": 0,
             "finish_reason": self.script.finish,
-            "logprobs": self._logprobs(self.script.text),
+            "logprobs": self._logprobs(body, self.script.text),
         }
         message: dict[str, Any] = {
             "role": "assistant",
@@ -147,7 +150,7 @@ class Engine:
                 yield {
                     "index": index,
                     "delta": {"content": piece},
-                    "logprobs": self._logprobs(piece),
+                    "logprobs": self._logprobs(body, piece),
                     "finish_reason": finish,
                 }
 
@@ -193,7 +196,11 @@ class Engine:
             for number, call in enumerate(self.script.tool_calls)
         ]
 
-    def _logprobs(self, text: str) -> dict[str, Any] | None:
+    def _logprobs(self, body: dict[str, Any], text: str) -> dict[str, Any] | None:
+        if self.script.margin is not None and body.get("logprobs"):
+            chosen, other = math.log(0.5 + self.script.margin / 2), math.log(0.5 - self.script.margin / 2)
+            top = [{"token": text, "logprob": chosen}, {"token": "?", "logprob": other}]
+            return {"content": [{"token": text, "logprob": chosen, "top_logprobs": top}]}
         if not self.script.logprobs:
             return None
         return {"content": [{"token": text, "logprob": -0.5, "bytes": None, "top_logprobs": []}]}

@@ -10,6 +10,8 @@ from django.shortcuts import redirect
 
 from stillhouse.accounts.models import Membership
 from stillhouse.core.errors import UserError
+from stillhouse.evaluations.confidence import FEWEST, table_of
+from stillhouse.evaluations.queries import latest_result
 from stillhouse.publishing.escalation import (
     NANO,
     EscalationTerms,
@@ -18,7 +20,7 @@ from stillhouse.publishing.escalation import (
     stop_escalation,
 )
 from stillhouse.publishing.models import Alias, Escalation
-from stillhouse.publishing.queries import get_alias
+from stillhouse.publishing.queries import current_publication, get_alias
 from stillhouse.usage.queries import alias_month
 from stillhouse.web.access import in_workspace
 
@@ -26,7 +28,11 @@ REASONS = (
     (Escalation.CONTEXT, "The prompt is longer than the version here can take"),
     (Escalation.TOOLS, "The request has tools and the engine here takes none"),
     (Escalation.FORMAT, "The answer here misses the response_format that was asked for"),
+    (Escalation.CONFIDENCE, "The answer here is less likely right than"),
 )
+
+
+USUAL_THRESHOLD = 0.8
 
 
 @in_workspace("POST")
@@ -47,6 +53,7 @@ def alias_escalation(request: HttpRequest, by: Membership, id: str) -> HttpRespo
         monthly_budget=_money(form.get("monthly_budget", ""), "monthly_budget"),
         reasons=tuple(form.getlist("reasons")),
         consent=form.get("consent", "") if agreed else "",
+        threshold=_share(form.get("threshold", "")),
     )
     escalation = start_escalation(by=by, alias=alias, terms=terms)
     messages.success(request, f"{alias.name} may ask {escalation.model} from the next request on.")
@@ -65,7 +72,10 @@ def escalation_row(by: Membership, alias: Alias) -> dict[str, Any]:
             for name, label in REASONS
         ],
         "destinations": settings.ESCALATION_DESTINATIONS,
+        "threshold": escalation.threshold if on and escalation and escalation.threshold else USUAL_THRESHOLD,
     }
+    if settings.ESCALATION_DESTINATIONS:
+        row |= _calibrated(alias)
     if escalation is not None:
         month = alias_month(by, alias.name)
         everything = (
@@ -82,6 +92,23 @@ def escalation_row(by: Membership, alias: Alias) -> dict[str, Any]:
             "everything_remote": Decimal(everything) / NANO,
         }
     return row
+
+
+def _calibrated(alias: Alias) -> dict[str, Any]:
+    """What each threshold would have done on the evaluation of the version that answers now."""
+    publication = current_publication(alias)
+    result = latest_result(publication.version) if publication else None
+    rows = result.summary.rows if result else 0
+    return {"thresholds": table_of(result), "judged": rows, "fewest": FEWEST}
+
+
+def _share(text: str) -> float:
+    """A probability; 0 for what is none, which is refused where one is needed."""
+    try:
+        number = float(text.strip().replace(",", "."))
+    except ValueError:
+        return 0.0
+    return number if 0 < number < 1 else 0.0
 
 
 def _million(nanos: int) -> Decimal:

@@ -1,0 +1,86 @@
+"""How likely an answer is right, by how sure the model was of its words and how long it reasoned.
+
+Evaluations keep both for every answer; the platform fits a Calibration to them, and the gateway asks it about
+each answer of an alias that may escalate. All three take the measure from here.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from workers.contract.base import Message
+
+THINK_END = "</think>"
+LEAST_SURE = 0.1
+"""Share of an answer's tokens that its margin is the mean of: a wrong word among right ones has to show."""
+
+
+@dataclass(frozen=True)
+class Sureness:
+    """Of one answer."""
+
+    margin: float | None
+    """By how much the chosen token was likelier than the next best, -1..1, over the least sure tokens of the
+    answer; None where it has none, as when the reasoning never ended."""
+    reasoning_tokens: int
+
+
+def sureness(content: Sequence[Mapping[str, Any]]) -> Sureness:
+    """Of an answer with OpenAI's `logprobs.content`, two `top_logprobs` a token, reasoning included."""
+    text, ends = "", []
+    for entry in content:
+        text += entry.get("token") or ""
+        ends.append(len(text))
+    at = text.rfind(THINK_END)
+    start = at + len(THINK_END) if at >= 0 else 0
+    first = bisect_right(ends, start)
+    said = [entry for entry in content[first:] if (entry.get("token") or "").strip()]
+    margins = sorted(margin for entry in said if (margin := _margin(entry)) is not None)
+    if not margins:
+        return Sureness(None, first)
+    least = margins[: max(1, math.ceil(len(margins) * LEAST_SURE))]
+    return Sureness(sum(least) / len(least), first)
+
+
+def _margin(entry: Mapping[str, Any]) -> float | None:
+    """Probability of the chosen token less that of the best other one."""
+    top = entry.get("top_logprobs") or []
+    others = [each["logprob"] for each in top if each.get("token") != entry.get("token")]
+    if not others:
+        return None
+    return math.exp(entry["logprob"]) - math.exp(max(others))
+
+
+class Step(Message):
+    """Of the rising line from score to probability."""
+
+    score: float
+    """From this one on."""
+    right: float = Field(ge=0, le=1)
+
+
+class Calibration(Message):
+    """Fitted to the answers of one adapter version on its evaluation data."""
+
+    rows: int
+    """Answers it was fitted to."""
+    length_weight: float = Field(ge=0)
+    """Of the logarithm of the reasoning's tokens, which is taken from the margin."""
+    steps: list[Step] = Field(min_length=1)
+    """By rising score."""
+
+    def confidence(self, sure: Sureness) -> float:
+        """Probability that the answer is right; 0 for one that says nothing."""
+        if sure.margin is None:
+            return 0.0
+        at = bisect_right(self.steps, score_of(sure, self.length_weight), key=lambda step: step.score)
+        return self.steps[max(0, at - 1)].right
+
+
+def score_of(sure: Sureness, length_weight: float) -> float:
+    """Margin, less for long reasoning. For an answer that has a margin."""
+    return (sure.margin or 0.0) - length_weight * math.log1p(sure.reasoning_tokens)
