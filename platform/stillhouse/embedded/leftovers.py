@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from stillhouse.embedded.home import Home, write_private
-from stillhouse.embedded.process import Process, kill_session, start_time
+from stillhouse.embedded.process import Process, is_zombie, kill_session, start_time
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 GRACE_SECONDS = 10.0
@@ -60,3 +60,32 @@ def _end(name: str, pid: int, started: int) -> bool:
     if start_time(pid) not in (None, started):
         return found  # the number belongs to a stranger now, and with it the session
     return kill_session(pid, started=started) or found
+
+
+def clear_dead_lock(data: Path, *, patience: float = GRACE_SECONDS) -> None:
+    """Remove Postgres's lock file where its owner is dead and only waits for its parent to notice.
+
+    Postgres takes such a zombie for a living server and does not start; and the first process of a container
+    may notice late, or never. Nothing happens while any process works in the data folder.
+    """
+    lock = data / "postmaster.pid"
+    try:
+        pid = int(lock.read_text(encoding="utf-8").split("\n", 1)[0])
+    except (FileNotFoundError, ValueError):
+        return
+    deadline = time.monotonic() + patience
+    while is_zombie(pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if is_zombie(pid) and not _works_in(data):
+        lock.unlink(missing_ok=True)
+
+
+def _works_in(folder: Path) -> bool:
+    """Whether the working folder of any process is this one, as every process of Postgres has it."""
+    for entry in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if entry.resolve() == folder.resolve():
+                return True
+        except OSError:
+            continue
+    return False

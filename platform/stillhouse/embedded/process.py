@@ -167,6 +167,12 @@ def start_time(pid: int) -> int | None:
     return None if fields is None or fields[0] == "Z" else int(fields[19])
 
 
+def is_zombie(pid: int) -> bool:
+    """Whether `pid` has ended and its parent has not asked how."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] == "Z"
+
+
 def session_members(leader: int, *, started: int = 0) -> list[int]:
     """The living processes of the session that `leader` opened, of those that began no earlier than `started`
     (ticks since boot)."""

@@ -19,6 +19,7 @@ import psycopg
 from psycopg import sql
 
 from stillhouse.embedded.home import DATABASE, EmbeddedError, Home, write_private
+from stillhouse.embedded.leftovers import clear_dead_lock
 from stillhouse.embedded.process import Program
 
 ADMIN = "stillhouse_admin"
@@ -38,6 +39,7 @@ def postgres(home: Home, *, throwaway: bool = False) -> Program:
     data, port = home.path / "postgres", home.ports()["postgres"]
     if not (data / "PG_VERSION").exists():
         _init_database(home, data)
+    clear_dead_lock(data)
     options = {
         "listen_addresses": "127.0.0.1",
         "port": str(port),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from stillhouse.embedded.home import REPOSITORY, EmbeddedError, Home
-from stillhouse.embedded.leftovers import end_leftovers, record
+from stillhouse.embedded.leftovers import clear_dead_lock, end_leftovers, record
 from stillhouse.embedded.process import Process, Program, start_time
 from stillhouse.embedded.supervisor import Supervisor
 
@@ -180,3 +180,22 @@ def test_postgres_finds_its_files_below_a_folder_of_root_alone(tmp_path: Path) -
     )
     said = subprocess.run(dropped.command(), stdout=subprocess.PIPE, text=True, timeout=30, check=True).stdout
     assert said.split() == ["65534", "True"]
+
+
+def test_a_dead_server_that_nobody_asked_for_does_not_keep_its_lock(tmp_path: Path) -> None:
+    """As after `kill -9` in a container whose first process does not ask what became of its children."""
+    lock = tmp_path / "postmaster.pid"
+    living = subprocess.Popen(["sleep", "60"])
+    lock.write_text(f"{living.pid}\n{tmp_path}\n")
+    clear_dead_lock(tmp_path, patience=0.1)
+    assert lock.exists()
+    living.kill()
+    working = subprocess.Popen(["sleep", "60"], cwd=tmp_path)
+    clear_dead_lock(tmp_path, patience=0.1)
+    assert lock.exists(), "one of its processes still works there"
+    working.kill()
+    working.wait()
+    clear_dead_lock(tmp_path, patience=0.1)
+    assert not lock.exists()
+    living.wait()
+    clear_dead_lock(tmp_path)
