@@ -13,6 +13,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -183,6 +184,12 @@ def claims(home: "Home") -> dict[str, float]:
     return {"won": len(won), "refused": len(lines) - len(won), **spread(won)}
 
 
+def claims_in_web(home: "Home") -> dict[str, float]:
+    """The same claims as the web process timed them: the transaction, without the way and the wait there."""
+    said = (home.logs / "web.log").read_text(encoding="utf-8", errors="replace")
+    return spread([float(ms) for ms in re.findall(r"claimed in ([0-9.]+) ms", said)])
+
+
 def spread(values: list[float]) -> dict[str, float]:
     cuts = statistics.quantiles(values, n=100)
     return {"p50_ms": round(cuts[49], 2), "p99_ms": round(cuts[98], 2), "most_ms": round(max(values), 2)}
@@ -212,7 +219,7 @@ def measure(stack: ExitStack, *, jobs: int, workspaces: int, workers: int) -> di
     base.mkdir(parents=True)
     (base / "config.json").write_text("{}", encoding="ascii")
     web, keeper = programs.web(home), programs.keeper(home)
-    start(stack, "web", list(web.argv), dict(web.environment), home.logs)
+    start(stack, "web", list(web.argv), {**web.environment, "LOG_LEVEL": "INFO"}, home.logs)
     kept = start(stack, "keeper", list(keeper.argv), dict(keeper.environment), home.logs)
     time.sleep(5)
     idle = share_of_core(kept.pid, IDLE_SECONDS)
@@ -233,6 +240,7 @@ def measure(stack: ExitStack, *, jobs: int, workspaces: int, workers: int) -> di
     return {
         "shares_at_half": deviation(jobs // 2),
         "claim": claims(home),
+        "claim_in_web": claims_in_web(home),
         "page_while_all_wait": {name: spread(times) for name, times in waiting.items()},
         "page_under_load": {name: spread(times) for name, times in loaded.items()},
         "keeper_core_idle": round(idle, 4),

@@ -93,7 +93,9 @@ def up(home: Home) -> "subprocess.Popen[bytes]":
         house = subprocess.Popen(
             [sys.executable, "manage.py", "up"], cwd=ROOT, env=environment, stdout=log, stderr=log
         )
-    wait_for(lambda: house.poll() is None and health(home), bool)
+    wait_for(lambda: house.poll() is not None or health(home), bool)
+    if house.poll() is not None:
+        raise SystemExit(f"it did not start: see {log.name}")
     return house
 
 

@@ -203,6 +203,7 @@ def test_a_power_cut(house: House, world: World) -> None:
 @pytest.mark.chaos
 def test_a_trainer_that_always_dies_is_given_up_in_words(house: House, world: World) -> None:
     run = house.start_run(world)
+    house.checkpointed(run)
     for attempt in (1, 2, 3):
         house.training(run, attempt=attempt)
         house.kill_trainers()

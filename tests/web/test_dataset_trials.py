@@ -6,7 +6,9 @@ import pytest
 
 from stillhouse.datasets.models import DatasetVersion, Trial
 from stillhouse.datasets.trials import start_trial
+from stillhouse.erasure.confirming import confirm_erasure
 from tests.web.test_dataset_changes import ROWS, checked, inputs, made
+from tests.web.test_erasure import everything_stored, over, searched
 from tests.world import World
 from workers.contract import DeriveSpec, DropContaining, DropDuplicates
 from workers.data.derive import derive
@@ -53,6 +55,7 @@ def test_the_count_before_is_the_count_after(world: World, tmp_path: Path) -> No
     trial_page = client.post(url + "try/", form)["Location"]
     trial = tried(world, tmp_path)
     trial.refresh_from_db()
+    assert trial.body is not None
     done = trial.body["operations"][0]
     assert (done["rows_in"], done["rows_out"]) == (4, 2)
     assert "left out" in client.get(trial_page).content.decode()
@@ -76,6 +79,31 @@ def test_what_is_not_tried(world: World, tmp_path: Path, form: dict[str, str], c
         f"/w/acme/datasets/{version.dataset_id}/versions/1/try/", form, headers={"accept": "application/json"}
     )
     assert answer.json()["error"]["code"] == code and not Trial.objects.exists()
+
+
+def test_what_was_shown_is_forgotten_with_an_erasure(world: World, tmp_path: Path) -> None:
+    """In a version whose rows are erased, and in one that stays, for which somebody typed the text."""
+    version = checked(world, tmp_path, world.dataset(rows=ROWS))
+    clean = checked(world, tmp_path, world.dataset(rows=ROWS[:1], name="Other"))
+    client = world.client(world.expert)
+    pages = []
+    for one, form in (
+        (version, {"change": "mask", "kind": ["email"]}),
+        (clean, {"change": "filter", "contains": "jane.doe@example.com"}),
+    ):
+        url = f"/w/acme/datasets/{one.dataset_id}/versions/1/try/"
+        pages.append(client.post(url, form)["Location"])
+        tried(world, tmp_path)
+    assert "jane.doe@example.com" in everything_stored()
+    erasure = searched(world, tmp_path)
+    confirm_erasure(by=world.lead, erasure=erasure)
+    erasure.refresh_from_db()
+    for finding in erasure.findings.exclude(made=None):
+        assert finding.made is not None
+        made(world, tmp_path, finding.made)
+    over(erasure)
+    assert erasure.state == "erased" and "jane.doe@example.com" not in everything_stored()
+    assert [client.get(page).status_code for page in pages] == [200, 404]
 
 
 def test_a_search_to_erase_is_no_trial_of_these_pages(world: World) -> None:

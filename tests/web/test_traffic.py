@@ -17,7 +17,7 @@ from stillhouse.datasets.traffic import Pick, append_to, exchanges, make_from_tr
 from stillhouse.publishing.actions import publish
 from stillhouse.publishing.keeping import start_keeping
 from stillhouse.publishing.models import Alias
-from stillhouse.usage.kept import kept_of
+from stillhouse.usage.kept import forget_kept, kept_of
 from stillhouse.usage.models import Feedback, KeptExchange, UsageRecord
 from tests.registry import approved, make_ready
 from tests.web.test_dataset_changes import checked, made
@@ -172,6 +172,29 @@ def test_only_some_are_shown(world: World, alias: Alias) -> None:
         )
 
 
+def test_a_whole_list_is_taken_across_pages(
+    world: World, alias: Alias, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stillhouse.web.views.traffic.PAGE", 2)
+    for number in range(1, 6):
+        keep(world.lead, number, "no", rating="down", correction=f"right {number}")
+    keep(world.lead, 6, "", rating="down")
+    keep(world.lead, 7, "fine", rating="up")
+    client = world.client(world.expert)
+    url = f"/w/acme/aliases/{alias.pk}/traffic/"
+    assert "Take the newest" in client.get(url, {"show": "down"}).content.decode()
+    assert "Take the newest" not in client.get(url, {"show": "up"}).content.decode()
+    form = {"all": "1", "show": "down", "name": "All bad", "take": "req_acme7", "answer-req_acme5": "mended"}
+    assert client.post(url, form).status_code == 302
+    rows = rows_of(DatasetVersion.objects.get(dataset__name="All bad"))
+    answers = [row["messages"][-1]["content"] for row in rows]
+    assert answers == ["right 1", "right 2", "right 3", "right 4", "mended"]
+    assert client.post(url, {"all": "1", "show": "corrected", "into": "x"}).status_code == 404
+    KeptExchange.objects.exclude(pk="req_acme6").delete()
+    refused = client.post(url, {"all": "1", "name": "None"}, headers={"accept": "application/json"})
+    assert refused.json()["error"]["code"] == "empty_answer"
+
+
 def test_every_kind_of_prompt_is_read(world: World, alias: Alias) -> None:
     parts = [{"type": "text", "text": "Part one, "}, {"type": "text", "text": "part two"}]
     system = {"role": "system", "content": "Be brief."}
@@ -228,6 +251,20 @@ def test_another_workspace_sees_and_takes_nothing(world: World, alias: Alias) ->
     made_here = make_from_traffic(by=world.expert, alias="clauses", picks=[Pick(request)], name="Here")
     with pytest.raises(NotFound):
         append_to(by=world.outsider, version=made_here, target=mine)
+
+
+def test_what_holds_an_erased_text_goes_with_its_feedback(world: World, alias: Alias) -> None:
+    asked = keep(world.lead, 1, prompt='Letter to "Jürgen" MÜLLER', rating="up")
+    answered = keep(world.lead, 2, "Müller\tpays")
+    corrected = keep(world.lead, 3, rating="down", correction="It is müller")
+    stays = keep(world.lead, 4, "Miller pays", rating="up")
+    theirs = keep(world.outsider, 1, "Müller", rating="up")
+    assert forget_kept(world.lead.workspace, "müller") == 2
+    left = set(KeptExchange.objects.values_list("pk", flat=True))
+    assert left == {corrected, stays, theirs} and not {asked, answered} & left
+    said = set(Feedback.objects.values_list("request", flat=True))
+    assert said == {stays, theirs}, "a correction goes, what it corrected need not"
+    assert forget_kept(world.lead.workspace, '"type"') == 0
 
 
 def test_the_page_says_when_nothing_is_kept(world: World) -> None:

@@ -31,19 +31,23 @@ class Sureness:
 
 def sureness(content: Sequence[Mapping[str, Any]]) -> Sureness:
     """Of an answer with OpenAI's `logprobs.content`, two `top_logprobs` a token, reasoning included."""
-    text, ends = "", []
-    for entry in content:
-        text += entry.get("token") or ""
-        ends.append(len(text))
-    at = text.rfind(THINK_END)
-    start = at + len(THINK_END) if at >= 0 else 0
-    first = bisect_right(ends, start)
+    first = answer_start(content)
     said = [entry for entry in content[first:] if (entry.get("token") or "").strip()]
     margins = sorted(margin for entry in said if (margin := _margin(entry)) is not None)
     if not margins:
         return Sureness(None, first)
     least = margins[: max(1, math.ceil(len(margins) * LEAST_SURE))]
     return Sureness(sum(least) / len(least), first)
+
+
+def answer_start(content: Sequence[Mapping[str, Any]]) -> int:
+    """Index of the first token after the reasoning; 0 where there is none."""
+    text, ends = "", []
+    for entry in content:
+        text += entry.get("token") or ""
+        ends.append(len(text))
+    at = text.rfind(THINK_END)
+    return bisect_right(ends, at + len(THINK_END) - 1) + 1 if at >= 0 else 0
 
 
 def _margin(entry: Mapping[str, Any]) -> float | None:

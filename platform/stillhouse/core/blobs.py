@@ -121,7 +121,7 @@ def exists(sha256: str) -> bool:
 
 
 def remove(sha256: str) -> None:
-    """Remove a blob for good; nothing happens when it is not there. The caller knows that nothing needs it."""
+    """Remove a blob that nothing needs, for good; nothing happens when it is not there."""
     store().remove_object(settings.S3_BUCKET, blob_key(sha256))
 
 

@@ -269,7 +269,8 @@ def _make_version(
         remove_files(same)  # a purged file has just come back
         raise UserError(
             "erased_content",
-            f"{upload.filename} holds the same bytes as {dataset.name} v{same.number}, whose rows were erased.",
+            f"{upload.filename} holds the same bytes as {dataset.name} v{same.number}, whose rows were "
+            "erased.",
             place="file",
             next_step="Take those rows out of the file first.",
             status=409,

@@ -127,11 +127,6 @@ def delete_comment(*, by: Membership, comment: Comment) -> None:
     comment.delete()
 
 
-def forget_comments(versions: Sequence[DatasetVersion]) -> int:
-    """Delete every comment on these versions: what was erased from a row may stand in a comment on it."""
-    return Comment.objects.filter(version__in=versions).delete()[0]
-
-
 def get_comment(by: Membership, comment_id: str) -> Comment:
     """One comment of the workspace; raises NotFound."""
     mine = Comment.objects.filter(version__dataset__workspace=by.workspace, pk=comment_id)

@@ -54,6 +54,11 @@ class Exchange:
         return self.answer if self.correction is None else self.correction
 
     @property
+    def usable(self) -> bool:
+        """It makes a row as it is suggested."""
+        return bool(self.messages and self.suggested.strip())
+
+    @property
     def suggested_reasoning(self) -> str:
         """None beside a correction: the model's own leads to another answer."""
         return self.reasoning if self.correction is None else ""
@@ -117,24 +122,27 @@ def make_from_traffic(
     dataset: Dataset | None = None,
     name: str = "",
     held_out: Sequence[DatasetVersion] = (),
+    usable_only: bool = False,
 ) -> DatasetVersion:
     """The chosen exchanges as the next version of `dataset`, or the first one of a new dataset called `name`.
 
-    The file goes the way of every upload. Raises UserError `nothing_chosen`, `too_many_chosen`,
-    `exchange_gone`, `not_text`, `empty_answer`, and what `create_dataset` and uploads raise.
+    With `usable_only` exchanges without a text or an answer are left out, not refused. The file goes the
+    way of every upload. Raises UserError `nothing_chosen`, `too_many_chosen`, `exchange_gone`, `not_text`,
+    `empty_answer`, and what `create_dataset` and uploads raise.
     """
     require(by, "dataset.upload")
     if dataset is not None and dataset.workspace_id != by.workspace_id:
         raise NotFound("dataset")
     chosen = _chosen(by, alias, picks)
+    if usable_only:
+        chosen = [each for each in chosen if each.usable] or chosen[:1]  # none: the first one says why
     rows = _rows(alias, chosen, {pick.request: pick for pick in picks})
     body = b"".join(rows.lines)
     check_room(by.workspace, len(body))  # before there is an empty dataset
     if dataset is None:
         dataset = create_dataset(by=by, name=name)
-    days = sorted(each.at for each in chosen)
-    filename = f"{alias}-{days[0]:%Y-%m-%d}-{days[-1]:%Y-%m-%d}.jsonl"
-    upload = start_upload(by=by, dataset=dataset, filename=filename, size=len(body))
+    first, last = chosen[0].at, chosen[-1].at
+    upload = start_upload(by=by, dataset=dataset, filename=f"{alias}-{first:%Y-%m-%d}.jsonl", size=len(body))
     try:
         blobs.send_parts(upload.staging_key, upload.storage_upload_id, upload.part_size, body)
     except Exception:
@@ -145,8 +153,8 @@ def make_from_traffic(
         alias=alias,
         requests=[each.id for each in chosen],
         corrected=rows.corrected,
-        first_at=days[0],
-        last_at=days[-1],
+        first_at=first,
+        last_at=last,
     )
     version = finish_upload(by=by, upload=upload, held_out=held_out)
     _record(by, version, source)

@@ -77,18 +77,25 @@ def _end(erasure: Erasure) -> None:
 
 def forget_search(erasure: Erasure) -> None:
     """Remove the text looked for, and the rows that were shown, from the erasure and its searches."""
-    trials = Trial.objects.filter(pk__in=erasure.findings.values("trial")).select_related("job")
-    for trial in trials:
-        if trial.body:
-            for done in trial.body["operations"]:
-                done["examples"] = []
-            trial.save(update_fields=["body"])
+    _forget_trials(Trial.objects.filter(pk__in=erasure.findings.values("trial")))
     made = DatasetVersion.objects.filter(pk__in=erasure.findings.exclude(made=None).values("made"))
-    _redact_jobs([*trials.values_list("job_id", flat=True), *made.values_list("job_id", flat=True)])
+    _redact_jobs(made.values_list("job_id", flat=True))
     for version in made:
         version.operations = [_redacted(operation) for operation in version.operations or []]
         version.save(update_fields=["operations"])
     Erasure.objects.filter(pk=erasure.pk).update(sealed="", file="")
+
+
+def _forget_trials(trials: Iterable[Trial]) -> None:
+    """The rows that dry runs have shown, and what somebody typed for them; the figures stay."""
+    jobs = []
+    for trial in trials:
+        jobs.append(trial.job_id)
+        if trial.body:
+            for done in trial.body["operations"]:
+                done["examples"] = []
+            trial.save(update_fields=["body"])
+    _redact_jobs(jobs)
 
 
 def _redact_jobs(jobs: Iterable[str]) -> None:
@@ -112,6 +119,7 @@ def _forget_contents(gone: Iterable[DatasetVersion]) -> None:
         report.save(update_fields=["body"])
     RowPreview.objects.filter(version__in=ids).delete()
     Comment.objects.filter(version__in=ids).delete()
+    _forget_trials(Trial.objects.filter(version__in=ids))
     Comparison.objects.filter(Q(before__in=ids) | Q(after__in=ids)).delete()
 
 
@@ -132,10 +140,17 @@ def _redact_words(erasure: Erasure) -> None:
             done["examples"] = []
         if report is not None and "derivation" in report.body:
             report.save(update_fields=["body"])
-        if text and any(_says(operation, text) for operation in version.operations or []):
+        if text:
+            tried = version.trials.select_related("job")
+            _forget_trials([each for each in tried if _any_says(each.job.spec.get("operations"), text)])
+        if text and _any_says(version.operations, text):
             version.operations = [_redacted(operation) for operation in version.operations or []]
             version.save(update_fields=["operations"])
             _redact_jobs([version.job_id])
+
+
+def _any_says(operations: list[dict[str, object]] | None, text: str) -> bool:
+    return any(_says(operation, text) for operation in operations or [])
 
 
 def _says(operation: dict[str, object], text: str) -> bool:

@@ -12,7 +12,8 @@ from stillhouse.audit.actions import record
 from stillhouse.core.errors import Conflict, NotFound, UserError
 from stillhouse.core.text import storable_json
 from stillhouse.datasets.queries import check_not_erased
-from stillhouse.evaluations.confidence import fit, judged_rows
+from stillhouse.evaluations.confidence import judged_rows
+from stillhouse.evaluations.isotonic import fit
 from stillhouse.evaluations.models import EvaluatedRow, Evaluation, EvaluationResult
 from stillhouse.evaluations.queries import latest_evaluation
 from stillhouse.jobs.actions import queue_job

@@ -1,35 +1,10 @@
-"""From the answers of an evaluation to the probability that an answer like them is right.
+"""How likely an answer of an adapter version is right, from what its evaluation kept."""
 
-Isotonic regression by pool-adjacent-violators (Ayer et al. 1955; Zadrozny and Elkan 2002), on the margin of
-the least sure tokens less a weight of the reasoning's length. The weight is the one of a few that orders the
-answers best.
-"""
+from collections.abc import Iterable
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-
+from stillhouse.evaluations.isotonic import AtThreshold, Judged, at_thresholds
 from stillhouse.evaluations.models import EvaluatedRow, EvaluationResult
-from workers.contract import Calibration, EvaluationRow
-from workers.contract.confidence import Step, Sureness, score_of
-
-FEWEST = 30
-"""Answers: with fewer, a probability would be a guess."""
-WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.2)
-THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
-
-Judged = tuple[Sureness, bool]
-"""An answer's sureness, and whether it was right."""
-
-
-@dataclass(frozen=True)
-class AtThreshold:
-    """What a threshold would have done on the evaluation's answers."""
-
-    threshold: float
-    local: int
-    """Answers that stay."""
-    right: int
-    """Of those."""
+from workers.contract import Calibration, EvaluationRow, Sureness
 
 
 def judged_rows(rows: Iterable[EvaluationRow]) -> list[Judged]:
@@ -44,27 +19,6 @@ def judged_rows(rows: Iterable[EvaluationRow]) -> list[Judged]:
     return found if any(sure.margin is not None for sure, _ in found) else []
 
 
-def fit(answers: Sequence[Judged]) -> Calibration | None:
-    """None for fewer than FEWEST answers."""
-    if len(answers) < FEWEST:
-        return None
-    said = [answer for answer in answers if answer[0].margin is not None]
-    weight = max(WEIGHTS, key=lambda each: (round(_order(said, each), 6), -each))
-    steps = _rising(sorted((score_of(sure, weight), right) for sure, right in said))
-    return Calibration(rows=len(answers), length_weight=weight, steps=steps) if steps else None
-
-
-def at_thresholds(calibration: Calibration, answers: Sequence[Judged]) -> list[AtThreshold]:
-    """What stays here at each threshold, and how much of it was right: on the answers it was fitted to."""
-    sure = [(calibration.confidence(each), right) for each, right in answers]
-    return [
-        AtThreshold(
-            threshold, sum(one >= threshold for one, _ in sure), sum(r for one, r in sure if one >= threshold)
-        )
-        for threshold in THRESHOLDS
-    ]
-
-
 def table_of(result: EvaluationResult | None) -> list[AtThreshold]:
     """For the page of an alias; empty where there is no calibration."""
     if result is None or result.calibration is None:
@@ -72,23 +26,3 @@ def table_of(result: EvaluationResult | None) -> list[AtThreshold]:
     bodies = EvaluatedRow.objects.filter(evaluation=result.evaluation_id).values_list("body", flat=True)
     answers = judged_rows(EvaluationRow.model_validate(body) for body in bodies)
     return at_thresholds(Calibration.model_validate(result.calibration), answers)
-
-
-def _order(answers: Sequence[Judged], weight: float) -> float:
-    """Share of pairs of a right and a wrong answer in which the right one has the higher score (AUC)."""
-    right = [score_of(sure, weight) for sure, good in answers if good]
-    wrong = [score_of(sure, weight) for sure, good in answers if not good]
-    won = sum((one > other) + 0.5 * (one == other) for one in right for other in wrong)
-    return won / (len(right) * len(wrong)) if right and wrong else 0.5
-
-
-def _rising(pairs: Sequence[tuple[float, bool]]) -> list[Step]:
-    """The rising step line nearest to the pairs: neighbours in the wrong order are pooled."""
-    pools: list[tuple[float, int, int]] = []  # lowest score, right, all
-    for score, right in pairs:
-        pools.append((score, int(right), 1))
-        while len(pools) > 1 and pools[-2][1] * pools[-1][2] >= pools[-1][1] * pools[-2][2]:
-            _, more, count = pools.pop()
-            first, before, rows = pools.pop()
-            pools.append((first, before + more, rows + count))
-    return [Step(score=score, right=right / count) for score, right, count in pools]

@@ -106,6 +106,7 @@ def claim_job(*, job_id: str, worker: str) -> Claimed:
         job,
         TRANSITIONS,
         RUNNING,
+        where={"attempt": job.attempt},  # else the checkpoint above may not be the newest any more
         attempt=F("attempt") + 1,
         token_digest=digest_of(token),
         worker=storable(worker),

@@ -79,13 +79,30 @@ def _forget_unmatched() -> None:
 
 
 def forget_kept(workspace: Workspace, text: str) -> int:
-    """Remove every kept exchange of the workspace, and the feedback on it, that holds a text; case does not
-    matter. Returns how many."""
-    held = Q()
-    for form in (text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]):
-        held |= Q(prompt__icontains=form) | Q(answers__icontains=form)
-    found = list(KeptExchange.objects.filter(held, workspace=workspace).values_list("pk", flat=True))
+    """Remove every kept exchange of the workspace, and the feedback on it, that holds a text.
+
+    Case does not matter; beyond ASCII it is small, capital, or capital where a word begins. Returns how many
+    exchanges.
+    """
+    forms = _written(text)
+    exchanges = KeptExchange.objects.filter(
+        _holding("prompt", forms) | _holding("answers", forms), workspace=workspace
+    )
+    found = list(exchanges.values_list("pk", flat=True))
     Feedback.objects.filter(request__in=found).delete()
-    Feedback.objects.filter(workspace=workspace, correction__icontains=text).delete()
+    Feedback.objects.filter(_holding("correction", forms), workspace=workspace).delete()
     KeptExchange.objects.filter(pk__in=found).delete()
     return len(found)
+
+
+def _written(text: str) -> set[str]:
+    """How a text may stand in JSON: letters beyond ASCII are numbers there, without a case for Postgres."""
+    cases = {text, text.lower(), text.upper(), text.title(), text.capitalize()}
+    return cases | {json.dumps(each, ensure_ascii=plain)[1:-1] for each in cases for plain in (True, False)}
+
+
+def _holding(field: str, forms: set[str]) -> Q:
+    held = Q()
+    for form in forms:
+        held |= Q(**{f"{field}__icontains": form})
+    return held

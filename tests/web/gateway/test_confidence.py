@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from stillhouse.core.errors import UserError
-from stillhouse.evaluations.confidence import FEWEST, at_thresholds, fit
+from stillhouse.evaluations.isotonic import FEWEST, at_thresholds, fit
 from stillhouse.evaluations.models import EvaluationResult
 from stillhouse.publishing.escalation import start_escalation
 from stillhouse.publishing.models import Alias
@@ -108,6 +108,8 @@ def test_the_margin_is_of_the_answer_and_not_of_its_reasoning() -> None:
     sure = sureness([*thought, *answer])
     assert sure.margin == pytest.approx(0.9 - 0.1, abs=0.01) and sure.reasoning_tokens == 2
     assert sureness(answer).reasoning_tokens == 0
+    split = [token("hm</th", -0.7, -0.8), token("ink>\n", 0.0, -20.0), token("yes", -0.105, -2.3)]
+    assert sureness(split).reasoning_tokens == 2
     assert sureness(thought) == Sureness(None, 2) and sureness([]) == Sureness(None, 0)
 
 

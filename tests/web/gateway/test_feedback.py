@@ -157,6 +157,25 @@ def test_it_may_come_before_its_exchange_and_after_a_bad_one(house: House, stabl
     assert feedback_on(house.lead, kept_of(house.lead, "clauses"))
 
 
+def test_it_never_pushes_usage_off_the_disk(house: House) -> None:
+    """Postgres is away, and an app goes on saying things."""
+    request = Record(id="req_1", workspace_id=house.lead.workspace_id, caller=house.key.pk, served="x")
+
+    async def away() -> tuple[int, bool, int]:
+        ledger = Ledger(gateway_config(spool_bytes=64 * 1024))
+        await ledger.start()
+        ledger.end(request)
+        said = feedback.Feedback("req_1", "down", "x" * 1000).line(Caller("k", house.lead.workspace_id))
+        taken = sum(ledger.note(said) for _ in range(200))
+        ledger.end(request)
+        lost, still = ledger.lost, ledger.note(said)
+        await ledger.stop()
+        return taken, still, lost
+
+    taken, still, lost = asyncio.run(away())
+    assert 20 <= taken <= 32 and not still and lost == 0
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [

@@ -34,11 +34,12 @@ def test_requests_tokens_and_the_ledger_are_counted_without_names(
         client.chat.completions.create(model=alias, messages=ASK)
         list(client.chat.completions.create(model=DEMO_BASE, messages=ASK, stream=True))
         client.models.list()
-    for path in ("chat/completions", "nothing-" + "x" * 20):
+    for path in ("chat/completions", "feedback", "nothing-" + "x" * 20):
         httpx.post(f"{serving.url}/v1/{path}", json={})
     assert value(serving, 'requests_total{endpoint="chat/completions",status="200"}') == 2
     assert value(serving, 'requests_total{endpoint="chat/completions",status="401"}') == 1
     assert value(serving, 'requests_total{endpoint="models",status="200"}') == 1
+    assert value(serving, 'requests_total{endpoint="feedback",status="401"}') == 1
     assert value(serving, 'requests_total{endpoint="other",status="404"}') == 1
     assert value(serving, 'tokens_total{kind="prompt"}') == 14
     assert value(serving, 'tokens_total{kind="completion"}') == 42

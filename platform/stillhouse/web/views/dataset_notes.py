@@ -37,7 +37,8 @@ def dataset_comments(request: HttpRequest, by: Membership, id: str, number: int)
     version = get_version(by, id, number)
     if request.method == "GET":
         page = Paginator(notes.comments_of(version), PAGE).get_page(request.GET.get("page"))
-        return render(request, "datasets/comments.html", {"version": version, "page": page})
+        place = {"row": request.GET.get("row", "")[:16], "source": request.GET.get("source", "")[:400]}
+        return render(request, "datasets/comments.html", {"version": version, "page": page, **place})
     comment = notes.add_comment(
         by=by,
         version=version,
@@ -58,10 +59,10 @@ def comment_delete(request: HttpRequest, by: Membership, id: str) -> HttpRespons
 
 
 def with_comments(version: DatasetVersion, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of a preview, each with `comments`: those pinned to it."""
+    """Rows of a preview or problems of a report, each with `comments`: those pinned to its row."""
     listed = list(rows)
-    found = notes.comments_at(version, [row["row"] for row in listed])
-    return [{**row, "comments": found.get((row["row"], row.get("source", "")), [])} for row in listed]
+    found = notes.comments_at(version, [row["row"] for row in listed if row["row"]])
+    return [{**row, "comments": found.get((row["row"], row.get("source") or ""), [])} for row in listed]
 
 
 def tagged(by: Membership, tag: str) -> dict[str, Any]:

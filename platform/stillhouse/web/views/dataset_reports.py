@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.contrib import messages
-from django.core.paginator import Paginator
+from django.core.paginator import Page, Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 
@@ -16,6 +16,7 @@ from stillhouse.datasets import actions
 from stillhouse.datasets.models import DatasetReport, DatasetVersion
 from stillhouse.datasets.queries import get_version
 from stillhouse.web.access import in_workspace
+from stillhouse.web.views.dataset_notes import with_comments
 from workers.contract import Mapping, items_of
 
 PAGE = 100
@@ -32,7 +33,7 @@ def dataset_problems(request: HttpRequest, by: Membership, id: str, number: int)
     version = get_version(by, id, number)
     kind = "warnings" if request.GET.get("kind") == "warnings" else "errors"
     context = problems_context(version, _body(version), kind, request.GET.get("code", ""))
-    context["page"] = Paginator(context["problems"], PAGE).get_page(request.GET.get("page"))
+    context["page"] = _page(version, context["problems"], request.GET.get("page"))
     return render(request, "datasets/_problems.html", context)
 
 
@@ -49,8 +50,15 @@ def problems_context(version: DatasetVersion, body: dict[str, Any], kind: str, c
         "problems": listed,
         "listed": len(listed),
         "total": max(total, len(listed)),
-        "page": Paginator(listed, PAGE).get_page(1),
+        "page": _page(version, listed, 1),
     }
+
+
+def _page(version: DatasetVersion, problems: list[dict[str, Any]], number: str | int | None) -> Page[Any]:
+    """A page of problems, with the comments on their rows."""
+    page = Paginator(problems, PAGE).get_page(number)
+    page.object_list = with_comments(version, page.object_list)
+    return page
 
 
 @in_workspace("GET")

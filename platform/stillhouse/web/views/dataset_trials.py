@@ -1,10 +1,11 @@
-"""A change to a dataset version, tried before it is made: how many rows, and the first of them side by side."""
+"""A change to a dataset version, tried before it is made: its rows counted, the first shown side by side."""
 
 from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from pydantic import ValidationError
 
 from stillhouse.accounts.access import require
 from stillhouse.accounts.models import Membership
@@ -40,7 +41,7 @@ def dataset_try(request: HttpRequest, by: Membership, id: str, number: int) -> H
 def dataset_trial(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
     """GET: what was counted so far. POST: make the version, by the very operations that were tried."""
     trial = _get_trial(by, id)
-    spec = DeriveSpec.model_validate(trial.job.spec)
+    spec = _spec_of(trial)
     if request.method == "POST":
         if trial.job.state != SUCCEEDED:
             raise Conflict("not_tried_yet", "The change has not been tried to the end.")
@@ -57,6 +58,14 @@ def dataset_trial(request: HttpRequest, by: Membership, id: str) -> HttpResponse
     if context["done"]:
         context["gone"] = context["done"]["rows_in"] - context["done"]["rows_out"]
     return render(request, "datasets/_trial.html" if is_htmx(request) else "datasets/trial.html", context)
+
+
+def _spec_of(trial: Trial) -> DeriveSpec:
+    """What was tried; NotFound once an erasure has taken away what somebody typed for it."""
+    try:
+        return DeriveSpec.model_validate(trial.job.spec)
+    except ValidationError as error:
+        raise NotFound("trial") from error
 
 
 def _get_trial(by: Membership, trial_id: str) -> Trial:

@@ -10,7 +10,8 @@ from django.shortcuts import redirect
 
 from stillhouse.accounts.models import Membership
 from stillhouse.core.errors import UserError
-from stillhouse.evaluations.confidence import FEWEST, table_of
+from stillhouse.evaluations.confidence import table_of
+from stillhouse.evaluations.isotonic import FEWEST
 from stillhouse.evaluations.queries import latest_result
 from stillhouse.publishing.escalation import (
     NANO,

@@ -11,7 +11,14 @@ from django.shortcuts import redirect, render
 from stillhouse.accounts.models import Membership
 from stillhouse.datasets.actions import MOST_HELD_OUT
 from stillhouse.datasets.queries import datasets, get_dataset, get_version, trainable, version_by_id
-from stillhouse.datasets.traffic import Pick, append_to, exchanges, make_from_traffic, taken_into
+from stillhouse.datasets.traffic import (
+    MOST_PICKS,
+    Pick,
+    append_to,
+    exchanges,
+    make_from_traffic,
+    taken_into,
+)
 from stillhouse.publishing.models import Alias, Keeping
 from stillhouse.publishing.queries import get_alias
 from stillhouse.training.queries import held_out_versions
@@ -50,6 +57,7 @@ def alias_traffic(request: HttpRequest, by: Membership, id: str) -> HttpResponse
         "page": page,
         "query": f"show={shown}" if shown in FILTERS and shown else "",
         "filters": FILTERS,
+        "count": min(page.paginator.count, MOST_PICKS),
         "shown": shown,
         "editable": EDITABLE,
         "datasets": datasets(by)[:OFFERED],
@@ -67,11 +75,13 @@ def _kept(by: Membership, alias: Alias, shown: str) -> QuerySet[KeptExchange]:
 
 def _make(request: HttpRequest, by: Membership, alias: Alias) -> HttpResponse:
     form = request.POST
-    into = form.get("into", "")
+    into, every = form.get("into", ""), bool(form.get("all"))
+    shown = _kept(by, alias, form.get("show", "")).values_list("pk", flat=True)
     version = make_from_traffic(
         by=by,
         alias=alias.name,
-        picks=_picks(form),
+        picks=_picks(form, list(shown[:MOST_PICKS]) if every else form.getlist("take")),
+        usable_only=every,
         dataset=get_dataset(by, into) if into else None,
         name=form.get("name", ""),
         held_out=list(held_out_versions(by)[:MOST_HELD_OUT]),
@@ -80,10 +90,9 @@ def _make(request: HttpRequest, by: Membership, alias: Alias) -> HttpResponse:
     return redirect("dataset_version", by.workspace.slug, version.dataset_id, version.number)
 
 
-def _picks(form: QueryDict) -> list[Pick]:
+def _picks(form: QueryDict, requests: list[str]) -> list[Pick]:
     return [
-        Pick(request, form.get(f"answer-{request}"), form.get(f"reasoning-{request}"))
-        for request in form.getlist("take")
+        Pick(request, form.get(f"answer-{request}"), form.get(f"reasoning-{request}")) for request in requests
     ]
 
 

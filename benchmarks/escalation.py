@@ -1,0 +1,136 @@
+"""What calibrated confidence is worth: how much has to be asked elsewhere for the same quality.
+
+    python benchmarks/escalation.py --url http://127.0.0.1:8000/v1 --key ... --model clauses --rows test.jsonl
+
+Asks every question once, with log-probabilities. The remote model is taken to be always right, so a rule is
+as good as the questions it picks: by chance, by the entropy of the tokens, or by our confidence, which is
+fitted to other questions than those it judges (five parts). Quality to reach: half of what is wrong here put
+right. Ends with one JSON line; intervals are bootstrapped over questions.
+"""
+
+import argparse
+import datetime
+import json
+import math
+import random
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
+
+PARTS, ROUNDS, TOP = 5, 1000, 20
+Rule = Callable[["Answer"], float]
+
+
+@dataclass(frozen=True)
+class Answer:
+    right: bool
+    sure: Any
+    """Sureness."""
+    entropy: float
+    """Mean over the answer's tokens, of the likeliest TOP."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--key", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--rows", type=Path, nargs="+", required=True)
+    chosen = parser.parse_args()
+    questions = [
+        json.loads(line) for file in chosen.rows for line in file.read_text(encoding="utf-8").splitlines()
+    ]
+    with httpx.Client(base_url=chosen.url.rstrip("/"), timeout=600, trust_env=False) as client:
+        client.headers["authorization"] = f"Bearer {chosen.key}"
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda row: ask(client, chosen.model, row["messages"]), questions))
+    random.Random(0).shuffle(answers)
+    confidence = cross_fitted(answers)
+    rules = {
+        "random": [0.0] * len(answers),
+        "entropy": [-answer.entropy for answer in answers],
+        "confidence": confidence,
+    }
+    right = [answer.right for answer in answers]
+    line = {
+        "benchmark": "escalation",
+        "model": chosen.model,
+        "questions": len(answers),
+        "right_here": sum(right),
+        "share_asked_elsewhere": {name: with_interval(right, keep) for name, keep in rules.items()},
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+    print(json.dumps(line))
+
+
+def ask(client: httpx.Client, model: str, messages: list[dict[str, str]]) -> Answer:
+    from workers.contract.confidence import THINK_END, answer_start, sureness  # noqa: PLC0415 - the path is set
+
+    body = {"model": model, "messages": messages[:-1], "temperature": 0, "max_tokens": 512, "seed": 0}
+    answer = client.post("/chat/completions", json={**body, "logprobs": True, "top_logprobs": TOP})
+    answer.raise_for_status()
+    (choice,) = answer.json()["choices"]
+    said = (choice["message"]["content"] or "").strip()
+    content = (choice["logprobs"] or {}).get("content") or []
+    entropies = [_entropy(entry) for entry in content[answer_start(content) :]] or [math.inf]
+    expected = messages[-1]["content"].rpartition(THINK_END)[2].strip()
+    return Answer(said == expected, sureness(content), statistics.fmean(entropies))
+
+
+def _entropy(entry: dict[str, Any]) -> float:
+    return -math.fsum(math.exp(each["logprob"]) * each["logprob"] for each in entry["top_logprobs"])
+
+
+def cross_fitted(answers: Sequence[Answer]) -> list[float]:
+    """Confidence in each answer by a calibration that has not seen it; the margin orders equal ones."""
+    from stillhouse.evaluations.isotonic import fit  # noqa: PLC0415
+
+    found = []
+    for index, answer in enumerate(answers):
+        others = [(each.sure, each.right) for at, each in enumerate(answers) if at % PARTS != index % PARTS]
+        calibration = fit(others, fewest=1)
+        if calibration is None:
+            raise SystemExit("no answer came with log-probabilities")
+        found.append(calibration.confidence(answer.sure) + 1e-6 * (answer.sure.margin or -1))
+    return found
+
+
+def share_needed(right: Sequence[bool], keep: Sequence[float], tie: random.Random) -> float:
+    """Share of questions to ask elsewhere, the least kept first, until half of the wrong ones are right."""
+    wrong = sum(not each for each in right)
+    if not wrong:
+        return 0.0
+    order = sorted(range(len(right)), key=lambda index: (keep[index], tie.random()))
+    put_right = 0
+    for asked, index in enumerate(order, start=1):
+        put_right += not right[index]
+        if put_right >= wrong / 2:
+            return asked / len(right)
+    raise AssertionError("every question was asked")
+
+
+def with_interval(right: Sequence[bool], keep: Sequence[float]) -> dict[str, float]:
+    """Mean over ties, and the middle 95 % over bootstrapped sets of questions."""
+    draw = random.Random(1)
+    as_is = statistics.fmean(share_needed(right, keep, draw) for _ in range(ROUNDS))
+    drawn = []
+    for _ in range(ROUNDS):
+        some = [draw.randrange(len(right)) for _ in right]
+        drawn.append(share_needed([right[i] for i in some], [keep[i] for i in some], draw))
+    cuts = statistics.quantiles(drawn, n=40)
+    return {"share": round(as_is, 3), "low": round(cuts[0], 3), "high": round(cuts[-1], 3)}
+
+
+if __name__ == "__main__":
+    main()
