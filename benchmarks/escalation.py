@@ -76,6 +76,7 @@ def main() -> None:
 
 def ask(client: httpx.Client, model: str, messages: list[dict[str, str]]) -> Answer:
     from workers.contract.confidence import THINK_END, answer_start, sureness  # noqa: PLC0415 - the path is set
+    from workers.evaluation.graders import exact_match  # noqa: PLC0415
 
     body = {"model": model, "messages": messages[:-1], "temperature": 0, "max_tokens": 512, "seed": 0}
     answer = client.post("/chat/completions", json={**body, "logprobs": True, "top_logprobs": TOP})
@@ -85,7 +86,9 @@ def ask(client: httpx.Client, model: str, messages: list[dict[str, str]]) -> Ans
     content = (choice["logprobs"] or {}).get("content") or []
     entropies = [_entropy(entry) for entry in content[answer_start(content) :]] or [math.inf]
     expected = messages[-1]["content"].rpartition(THINK_END)[2].strip()
-    return Answer(said == expected, sureness(content), statistics.fmean(entropies))
+    return Answer(
+        exact_match(said, expected) == 1, sureness(content if said else []), statistics.fmean(entropies)
+    )
 
 
 def _entropy(entry: dict[str, Any]) -> float:

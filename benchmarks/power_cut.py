@@ -55,7 +55,7 @@ def one_round(home: Home, number: int) -> dict[str, Any]:
     """Figures of one cut, in seconds from the second start."""
     house = up(home)
     try:
-        before = answer(home)
+        before = wait_for(lambda: answer(home), bool)
         expert = HttpHands(home.url).sign_in(EXPERT, password_of(home, EXPERT))
         run = start_run(expert)
         seen = wait_for(lambda: expert.json(run), lambda seen: (seen["step"] or 0) >= 6)

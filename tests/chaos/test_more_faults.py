@@ -82,11 +82,14 @@ def test_a_trainer_that_gets_no_more_memory(house: House, world: World) -> None:
     [child] = house.children()
     mapped = int(Path(f"/proc/{child}/statm").read_text().split()[0]) * resource.getpagesize()
     resource.prlimit(child, resource.RLIMIT_AS, (mapped // 2, mapped // 2))
-    job = house.ended(run)
-    house.check(run, job.state)
+    house.ended(run)
     first = Attempt.objects.get(job=run.job_id, number=1)
-    # Where torch says that it was memory, the person is told how to need less; oneDNN does not say.
-    assert first.outcome == "failed" and first.code in ("out_of_memory", "internal_error")
+    # Where torch says that it was memory, the person is told how to need less, and it is for them to do so;
+    # oneDNN does not say, and the run is tried again.
+    assert first.outcome == "failed" and first.code in ("out_of_memory", "internal_error"), first.code
+    tried_again = Attempt.objects.filter(job=run.job_id).count() > 1
+    house.check(run, "succeeded" if tried_again else "failed")
+    assert first.message and (tried_again or first.code == "out_of_memory")
 
 
 def test_a_trainer_that_hangs_without_a_word(house: House, world: World) -> None:

@@ -6,10 +6,12 @@ from django.test import Client
 from django.utils import timezone
 
 from stillhouse.accounts.models import ApiKey
+from stillhouse.adapters.models import AdapterVersion
+from stillhouse.evaluations.actions import queue_evaluation, record_result
 from stillhouse.publishing.actions import publish
 from stillhouse.publishing.models import Alias, Escalation, Keeping
 from stillhouse.usage.models import UsageHour, UsageRecord
-from tests.registry import approved, make_ready
+from tests.registry import approved, evaluation_rows, make_ready, sha, summary_of
 from tests.world import World
 
 pytestmark = pytest.mark.django_db
@@ -106,6 +108,27 @@ def test_the_months_share_and_costs(world: World, alias: Alias, destinations: No
     assert "90 %" in shown and "9 of 10 requests this month" in shown and "1 for format" in shown
     assert "0.0350" in shown
     assert "0.0700" in shown  # 20,000 tokens at 2.50 and 2,000 at 10 per million
+
+
+def test_each_threshold_is_shown_with_what_it_would_have_done(
+    world: World, alias: Alias, destinations: None
+) -> None:
+    client = world.client(world.lead)
+    assert "at least 30 rows" in page(client)
+    rows = [
+        row.model_copy(
+            update={"adapter": row.adapter.model_copy(update={"margin": 0.9 - 0.2 * (row.index % 5)})}
+        )
+        for row in evaluation_rows([False] * 40, [index % 5 < 3 for index in range(40)])
+    ]
+    version = AdapterVersion.objects.get()
+    evaluation = queue_evaluation(version=version)
+    record_result(evaluation=evaluation, summary=summary_of(rows), rows=rows, rows_sha256=sha(evaluation.id))
+    shown = page(client)
+    assert "on the 40 evaluation rows" in shown and "24 of 24" in shown and "at least 30 rows" not in shown
+    assert send(client, alias, reasons=["confidence"], threshold="no") == 400
+    assert send(client, alias, reasons=["confidence"], threshold="0,75") == 302
+    assert Escalation.objects.get().threshold == 0.75
 
 
 def test_prompts_are_kept_from_the_page_and_no_more(world: World, alias: Alias) -> None:

@@ -5,6 +5,7 @@ import pytest
 from stillhouse.adapters.models import AdapterVersion
 from stillhouse.core.errors import Conflict, NotFound, UserError
 from stillhouse.evaluations.actions import queue_evaluation, record_result, request_evaluation
+from stillhouse.evaluations.confidence import table_of
 from stillhouse.evaluations.models import EvaluatedRow, EvaluationResult
 from stillhouse.evaluations.queries import (
     get_evaluation,
@@ -26,7 +27,7 @@ from tests.registry import (
     summary_of,
 )
 from tests.world import World
-from workers.contract import EvaluateSpec, SplitSpec
+from workers.contract import EvaluateSpec, EvaluationRow, SplitSpec
 
 pytestmark = pytest.mark.django_db
 
@@ -148,3 +149,33 @@ def test_an_outsider_finds_nothing(world: World) -> None:
     with pytest.raises(NotFound):
         request_evaluation(by=world.outsider, version=version)
     assert get_evaluation(world.expert, evaluation.id) == evaluation
+
+
+def test_margins_become_a_calibration_and_fewer_than_thirty_do_not(world: World) -> None:
+    right = [number % 3 > 0 for number in range(36)]
+    for count, margins, fitted in ((36, True, True), (29, True, False), (36, False, False)):
+        rows = [
+            row.model_copy(
+                update={
+                    "adapter": row.adapter.model_copy(update={"margin": 0.9 if right[row.index] else 0.1})
+                }
+            )
+            if margins
+            else row
+            for row in evaluation_rows([False] * count, right[:count])
+        ]
+        evaluation = queue_evaluation(version=candidate(world.expert))
+        digest = sha(evaluation.id)
+        result = record_result(evaluation=evaluation, summary=summary_of(rows), rows=rows, rows_sha256=digest)
+        assert (result.calibration is not None) is fitted
+        table = table_of(result)
+        assert bool(table) is fitted
+        if fitted:
+            assert {(row.local, row.right) for row in table} == {(24, 24)}
+
+
+def test_a_row_written_before_margins_were_kept_is_still_read() -> None:
+    old = evaluation_rows([True], [False])[0].model_dump(mode="json")
+    for side in ("base", "adapter"):
+        del old[side]["margin"], old[side]["reasoning_tokens"]
+    assert EvaluationRow.model_validate(old).adapter.margin is None

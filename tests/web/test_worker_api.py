@@ -1,7 +1,8 @@
 """The calls of workers and agents over HTTP: the whole way of each kind of job, and every refusal."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
@@ -29,6 +30,7 @@ from tests.registry import (
     available_base,
     manifest_of,
     pool_report,
+    started_run,
     validation_report,
 )
 from tests.world import Worker, World, fetch, sha256
@@ -87,6 +89,16 @@ def test_a_file_is_claimed_read_checked_and_finished(world: World) -> None:
     assert state(version.job) == "succeeded" and DatasetReport.objects.get(version=version).valid == 10
     again = worker.post("finish", {"result": REPORT})
     assert again.status_code == 200 and DatasetReport.objects.count() == 1
+
+
+def test_a_claim_asks_the_database_little(
+    world: World, django_assert_max_num_queries: Callable[[int], AbstractContextManager[object]]
+) -> None:
+    """Every statement is a way there and back while other workers wait; BEGIN and COMMIT count too."""
+    run = started_run(world.expert)
+    worker = world.worker(run.job)
+    with django_assert_max_num_queries(14):
+        worker.claim()
 
 
 def test_a_file_without_one_good_row_is_a_check_that_succeeded(world: World) -> None:

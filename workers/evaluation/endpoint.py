@@ -134,7 +134,11 @@ class Endpoint:
             response = await self._client.post(self._url, json=body)
         except httpx.HTTPError as error:
             raise _Busy(f"no answer ({type(error).__name__})") from error
-        if response.status_code == HTTPStatus.BAD_REQUEST and self._logprobs and "logprobs" in response.text:
+        if (
+            response.status_code == HTTPStatus.BAD_REQUEST
+            and "logprobs" in body
+            and "logprobs" in response.text
+        ):
             self._logprobs = False  # it gives none: the rows are graded without
             return await self._ask_once(model, messages, max_tokens)
         if response.status_code == HTTPStatus.BAD_REQUEST:

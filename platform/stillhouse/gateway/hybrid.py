@@ -16,7 +16,7 @@ import aiohttp
 from stillhouse.core.ids import new_id
 from stillhouse.gateway.answers import StreamedAnswer, WholeAnswer, engine_error, interrupted
 from stillhouse.gateway.connection import Call, ClientWatch
-from stillhouse.gateway.doubting import CONFIDENCE, Doubt, doubt_of
+from stillhouse.gateway.doubting import CONFIDENCE, Doubt, Heard, doubt_of
 from stillhouse.gateway.errors import ApiError
 from stillhouse.gateway.judging import has_form, wants_form
 from stillhouse.gateway.ledger import Ledger
@@ -222,25 +222,23 @@ async def _held(
 ) -> Local:
     """A stream of which nothing is sent on before it is known to be good enough."""
     raw, held = bytearray(), bytearray()
+    heard = Heard(doubt) if doubt else None
     try:
         async for piece in response.content.iter_any():
             raw += piece
-            if doubt is None:
-                held += answer.feed(piece)
+            held += answer.feed(heard.feed(piece) if heard else piece)  # as it comes: that counts its tokens
             if len(raw) > _MAX_HELD_BYTES:
                 raise interrupted()
     except (aiohttp.ClientError, TimeoutError) as error:
         raise interrupted() from error
-    whole, confidence = doubt.stream(bytes(raw)) if doubt else (bytes(raw), None)
-    if doubt is not None:
-        held += answer.feed(whole)
+    if heard is not None:
+        held += answer.feed(heard.finish())
     if not answer.ended:
         raise interrupted()
-    failed = (
-        wants_form(request.body)
-        and not answer.failed
-        and not has_form(request.body, choices_of_stream(whole, target))
-    )
+    if answer.failed:
+        return Local(bytes(held) + answer.end())
+    failed = wants_form(request.body) and not has_form(request.body, choices_of_stream(bytes(raw), target))
+    confidence = heard.confidence() if heard else None
     return Local(bytes(held) + answer.end(), reason=_reason(target, call, failed, doubt, confidence))
 
 

@@ -143,7 +143,7 @@ class Engine:
             rest = {"index": 0, "function": {"arguments": whole["function"]["arguments"]}}
             for part, finish in ((head, None), (rest, "tool_calls")):
                 yield {"index": 0, "delta": {"tool_calls": [part]}, "finish_reason": finish}
-        pieces = self._pieces()
+        pieces = self._pieces(self.script.text)
         for number, piece in enumerate(pieces):
             finish = self.script.finish if number == len(pieces) - 1 else None
             for index in range(body.get("n", 1)):
@@ -155,7 +155,7 @@ class Engine:
                 }
 
     async def _completion_chunks(self) -> AsyncIterator[dict[str, Any]]:
-        for piece in self._pieces():
+        for piece in self._pieces(self.script.text):
             yield {"index": 0, "text": piece, "logprobs": None, "finish_reason": None}
         yield {"index": 0, "text": "", "logprobs": None, "finish_reason": self.script.finish}
 
@@ -186,8 +186,8 @@ class Engine:
         await response.write(b"data: [DONE]\n\n")
         return response
 
-    def _pieces(self) -> list[str]:
-        text, step = self.script.text, self.script.piece
+    def _pieces(self, text: str) -> list[str]:
+        step = self.script.piece
         return [text[start : start + step] for start in range(0, len(text), step)]
 
     def _calls(self) -> list[dict[str, Any]]:
@@ -199,8 +199,7 @@ class Engine:
     def _logprobs(self, body: dict[str, Any], text: str) -> dict[str, Any] | None:
         if self.script.margin is not None and body.get("logprobs"):
             chosen, other = math.log(0.5 + self.script.margin / 2), math.log(0.5 - self.script.margin / 2)
-            top = [{"token": text, "logprob": chosen}, {"token": "?", "logprob": other}]
-            return {"content": [{"token": text, "logprob": chosen, "top_logprobs": top}]}
+            return {"content": [_entry(piece, chosen, other) for piece in self._pieces(text)]}
         if not self.script.logprobs:
             return None
         return {"content": [{"token": text, "logprob": -0.5, "bytes": None, "top_logprobs": []}]}
@@ -208,6 +207,11 @@ class Engine:
     @staticmethod
     def _usage(tokens: int) -> dict[str, int]:
         return {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens}
+
+
+def _entry(token: str, chosen: float, other: float) -> dict[str, Any]:
+    top = [{"token": token, "logprob": chosen}, {"token": "?", "logprob": other}]
+    return {"token": token, "logprob": chosen, "top_logprobs": top}
 
 
 async def _event(response: web.StreamResponse, value: dict[str, Any]) -> None:

@@ -87,6 +87,41 @@ def test_what_cannot_be_judged_stays(house: House, doubting: Serving, remote: En
     assert "logprobs" not in house.engine.seen[-1] and remote.seen == []
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_thought_that_was_cut_off_is_no_answer_however_sure(
+    house: House, doubting: Serving, remote: Engine, stream: bool
+) -> None:
+    house.engine.script = Script(text="<think>The tenant, surely, and", margin=0.99, finish="length")
+    answer = ask(doubting, house.secret, stream=stream)
+    assert answer.headers["x-stillhouse-escalation"] == "confidence" and len(remote.seen) == 1
+    house.engine.script = Script(text="<think>The tenant.</think>It pays.", margin=0.99)
+    assert said(ask(doubting, house.secret, stream=stream)) == "It pays." and len(remote.seen) == 1
+
+
+def test_a_held_stream_that_the_app_leaves_is_counted(
+    house: House, doubting: Serving, remote: Engine
+) -> None:
+    house.engine.script = Script(text="x" * 400, piece=4, pause=0.02, margin=0.9)
+    body = {"model": "clauses", "messages": [{"role": "user", "content": "Who pays?"}], "stream": True}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{doubting.url}/v1/chat/completions",
+            headers={"authorization": f"Bearer {house.secret}"},
+            json=body,
+            timeout=httpx.Timeout(10, read=0.8),
+        )
+    (row,) = rows(1)
+    assert row.cancelled and row.completion_tokens > 0 and row.prompt_tokens == 7 and remote.seen == []
+
+
+def test_a_stream_that_the_engine_gave_up_is_not_asked_elsewhere(
+    house: House, doubting: Serving, remote: Engine
+) -> None:
+    house.engine.script = Script(text="Who knows, who knows?", margin=0.1, error_after=3)
+    answer = ask(doubting, house.secret, stream=True)
+    assert '"error"' in answer.text and "x-stillhouse-escalation" not in answer.headers and remote.seen == []
+
+
 def test_a_threshold_is_a_probability(
     house: House, stable: Alias, remote: Engine, destinations: object
 ) -> None:

@@ -1,6 +1,7 @@
 """The suite against a small real server that plays an OpenAI-compatible endpoint."""
 
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -225,3 +226,41 @@ def test_nothing_to_evaluate_is_said(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="no row") as caught:
         read_prompts(empty, split=None, max_rows=5, think=THINK)
     assert caught.value.fault == "user"
+
+
+def test_margins_are_kept_of_the_answer_and_not_where_the_endpoint_has_none(
+    endpoint: StandIn, data: Path, tmp_path: Path
+) -> None:
+    def answer(request: dict[str, object]) -> Reply:
+        if request["model"] == "base":
+            if "logprobs" in request:
+                return 400, {}, {"error": {"message": "logprobs are not supported"}}
+            return clever(request)
+        status, headers, body = clever(request)
+        assert isinstance(body, dict)
+        body["choices"][0]["logprobs"] = {
+            "content": [
+                _token("<think>", 0.99, 0.001),
+                _token("0!", 0.5, 0.4),
+                _token("</think>", 0.99, 0.001),
+                _token("{...}", 0.8, 0.1),
+            ]
+        }
+        return status, headers, body
+
+    endpoint.answer = answer
+    prompts = read_prompts(data, split=None, max_rows=2, think=THINK)
+    evaluate(spec(endpoint, base_model="other"), prompts, out=tmp_path)
+    lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    for row in map(EvaluationRow.model_validate_json, lines):
+        assert row.adapter.margin == pytest.approx(0.7, abs=0.001) and row.adapter.reasoning_tokens == 3
+    summary = evaluate(spec(endpoint), prompts, out=tmp_path)
+    assert (summary.base.exact, summary.adapter.exact) == (0, 2)
+    lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    for row in map(EvaluationRow.model_validate_json, lines):
+        assert row.base.margin is None and row.base.output == '{"n": -1, "kind": "x"}'
+
+
+def _token(text: str, chosen: float, other: float) -> dict[str, object]:
+    top = [{"token": text, "logprob": math.log(chosen)}, {"token": "?", "logprob": math.log(other)}]
+    return {"token": text, "logprob": math.log(chosen), "top_logprobs": top}
