@@ -80,6 +80,8 @@ class TrainSpec(Message):
     )
     quantization: Literal["nf4", "none"] = "nf4"
     seed: int = 0
+    devices: int = Field(default=1, ge=1, le=16)
+    """GPUs of one host that share the packs of every step; on a CPU, processes. Each holds the whole base."""
     checkpoint_every: int = Field(default=0, ge=0)
     """Optimizer steps between checkpoints; 0 writes none."""
     golden_samples: int = Field(default=4, ge=0, le=32)

@@ -17,6 +17,7 @@
 | loss.py | head and loss on trained positions only, in chunks |
 | measure.py | held-out loss and log-probabilities, nothing learnt |
 | checkpoint.py | safetensors and JSON; resume by plan index |
+| ranks.py | the same run on several devices: packs shared out, gradients added up |
 | golden.py | log-probabilities for the serving proof |
 | export.py | the adapter for PEFT and vLLM, manifest last |
 | settings.py | a TrainSpec from the command line |
@@ -50,15 +51,29 @@ def train(
     # product cost most of the time; on idle cores it makes no difference.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from workers.training.engine import train as run  # noqa: PLC0415 - importing this package must stay cheap
+    from workers.training.ranks import RankJob, started  # noqa: PLC0415
 
-    return run(
-        spec,
-        base=base,
-        data=data,
-        eval_data=eval_data,
-        out=out,
-        on_event=on_event,
+    job = RankJob(
+        spec=spec,
+        base=str(base),
+        data=str(data),
+        eval_data=None if eval_data is None else str(eval_data),
+        out=str(out),
         resume=resume,
-        run_id=run_id,
-        should_stop=should_stop,
+        parent=os.getpid(),
     )
+    with started(job) as ranks:
+        result = run(
+            spec,
+            base=base,
+            data=data,
+            eval_data=eval_data,
+            out=out,
+            on_event=on_event,
+            resume=resume,
+            run_id=run_id,
+            should_stop=should_stop,
+            ranks=ranks,
+        )
+    assert result is not None  # the first rank's
+    return result

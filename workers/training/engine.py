@@ -28,9 +28,10 @@ from workers.training.measure import mean_loss
 from workers.training.memory import peak_memory_bytes
 from workers.training.model import attach_lora, load_base, pick_device, prepare_torch
 from workers.training.packs import make_pack
-from workers.training.plan import Packing, learning_rate_at, make_plan
+from workers.training.plan import Packing, Plan, learning_rate_at, make_plan
 from workers.training.planner import choose_plan, is_out_of_memory, one_step_down
 from workers.training.prepare import check_data, read_samples, write_excluded
+from workers.training.ranks import ALONE, Ranks
 from workers.training.rates import think_rates
 from workers.training.render import Renderer, Sample
 from workers.training.tokenizer import load_tokenizer
@@ -56,11 +57,13 @@ def train(  # noqa: PLR0915 - one run, read straight down
     resume: bool = False,
     run_id: str = "",
     should_stop: ShouldStop = lambda: "continue",
-) -> TrainResult:
+    ranks: Ranks = ALONE,
+) -> TrainResult | None:
     """Train a LoRA on the base in `base` with the chats in `data`; leave it in `out`/adapter.
 
     Beside it go losses.jsonl (a step a line), checkpoints/ and, when samples were left out, excluded.jsonl.
     With `resume` the newest checkpoint in `out` is gone on from. `should_stop` is asked after every step.
+    Of several `ranks` only the first writes and returns anything; the others are done after the last step.
     Raises TrainingError for whatever a person must read and Cancelled when `should_stop` says so; there is no
     `out`/adapter then, except the one of an earlier run when this one was refused before it began.
     """
@@ -77,12 +80,13 @@ def train(  # noqa: PLR0915 - one run, read straight down
         on_event(TrainProgress(phase="tokenising", message="Turning the rows into tokens."))
         tokenizer = load_tokenizer(base)
         samples = read_samples(data, eval_data, spec, Renderer(tokenizer, spec.think, spec.think_policy))
-        write_excluded(out / "excluded.jsonl", samples)
+        if ranks.is_first:
+            write_excluded(out / "excluded.jsonl", samples)
         plan = make_plan([len(sample) for sample in samples.train], spec)
         on_event(TrainProgress(phase="tokenising", message=_counted(samples.train, samples.excluded)))
 
         on_event(TrainProgress(phase="loading", message="Loading the base."))
-        device = pick_device()
+        device = pick_device(ranks.rank)
         memory_plan, predicted = choose_plan(
             shape_of(opened), spec, *_largest(samples.train, plan.steps), device
         )
@@ -95,14 +99,19 @@ def train(  # noqa: PLR0915 - one run, read straight down
             spec=spec, data_sha256=data_sha256, base_digest=base_digest, plan_digest=plan.digest
         )
         checkpoints = out / "checkpoints"
-        progress = load_newest(checkpoints, decoder, optimizer, identity) if resume else _start_anew(out)
-        if progress is None:
+        ranks.join()
+        progress = load_newest(checkpoints, decoder, optimizer, identity) if resume else None
+        ranks.agree_on(progress.step if progress else 0)
+        if not ranks.is_first:
+            _follow(decoder, optimizer, samples.train, plan, progress or Progress(), ranks)
+            return None
+        if progress is None and resume:
             on_event(
                 TrainProgress(
                     phase="loading", message="There is no checkpoint, so this starts from the beginning."
                 )
             )
-            progress = _start_anew(out)
+        progress = progress or _start_anew(out)
         if progress.step == 0 and samples.heldout:
             on_event(TrainProgress(phase="evaluating", message="Measuring the base on the held-out rows."))
             progress.base_heldout_loss = mean_loss(decoder, samples.heldout)
@@ -112,9 +121,12 @@ def train(  # noqa: PLR0915 - one run, read straight down
         with _loss_file(out / "losses.jsonl", progress.losses) as write_loss:
             while progress.step < total:
                 step = plan.steps[progress.step]
+                ranks.seed_step(spec.seed, progress.step)
                 rate = learning_rate_at(progress.step, total, spec)
                 with clock.running(sum(len(samples.train[index]) for pack in step for index in pack)):
-                    loss, grad_norm = _fitted_step(decoder, optimizer, samples.train, step, rate, on_event)
+                    loss, grad_norm = _fitted_step(
+                        decoder, optimizer, samples.train, step, rate, on_event, ranks
+                    )
                 progress.step += 1
                 progress.losses.append(loss)
                 check_loss(progress, grad_norm)
@@ -171,8 +183,9 @@ def train(  # noqa: PLR0915 - one run, read straight down
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             memory_plan=decoder.plan.name,
             predicted_memory_bytes=predicted,
-            # A resumed run took less than a whole one: there is nothing to compare then.
-            predicted_seconds=0.0 if clock.steps < total else round(expected, 1),
+            # A resumed run took less than a whole one: there is nothing to compare then. The closed form
+            # knows one device.
+            predicted_seconds=0.0 if clock.steps < total or ranks.world > 1 else round(expected, 1),
         )
         write_adapter(
             out / "adapter",
@@ -189,6 +202,22 @@ def train(  # noqa: PLR0915 - one run, read straight down
         return result
 
 
+def _follow(
+    decoder: Decoder,
+    optimizer: torch.optim.Optimizer,
+    samples: list[Sample],
+    plan: Plan,
+    progress: Progress,
+    ranks: Ranks,
+) -> None:
+    """The steps of a rank that is not the first: its share of the packs, nothing written."""
+    total = len(plan.steps)
+    for index in range(progress.step, total):
+        rate = learning_rate_at(index, total, decoder.spec)
+        ranks.seed_step(decoder.spec.seed, index)
+        _fitted_step(decoder, optimizer, samples, plan.steps[index], rate, lambda _: None, ranks)
+
+
 def _fitted_step(
     decoder: Decoder,
     optimizer: torch.optim.Optimizer,
@@ -196,38 +225,49 @@ def _fitted_step(
     step: Packing,
     rate: float,
     on_event: OnEvent,
+    ranks: Ranks,
 ) -> tuple[float, float]:
-    """A step; when it runs out of memory, the same one once more, with the next smaller memory plan."""
+    """A step; when it runs out of memory, the same one once more, with the next smaller memory plan.
+
+    Where memory runs out before the ranks meet, the others just wait for the second attempt.
+    """
     chosen = decoder.plan
     try:
-        return _take_step(decoder, optimizer, samples, step, rate)
+        return _take_step(decoder, optimizer, samples, step, rate, ranks)
     except (RuntimeError, MemoryError) as error:
         smaller = one_step_down(decoder.plan)
-        if smaller is None or decoder.stepped_down or not is_out_of_memory(error):
+        if smaller is None or decoder.stepped_down or ranks.has_met or not is_out_of_memory(error):
             raise
         decoder.step_down(smaller)
     # Out of the handler, which holds on to the tensors of the failed step.
     message = f"Out of memory with {chosen.name}; going on with {decoder.plan.name}."
     on_event(TrainProgress(phase="training", message=message))
-    return _take_step(decoder, optimizer, samples, step, rate)
+    return _take_step(decoder, optimizer, samples, step, rate, ranks)
 
 
 def _take_step(
-    decoder: Decoder, optimizer: torch.optim.Optimizer, samples: list[Sample], step: Packing, rate: float
+    decoder: Decoder,
+    optimizer: torch.optim.Optimizer,
+    samples: list[Sample],
+    step: Packing,
+    rate: float,
+    ranks: Ranks,
 ) -> tuple[float, float]:
     """One optimizer step. Returns the mean loss per trained token of the whole step and the gradient's norm.
 
-    Every pack is divided by the tokens of the step, not by its own: however the step is cut into packs, each
-    token weighs the same. The host waits for the device once, at the end.
+    Every pack is divided by the tokens of the step, not by its own: however the step is cut into packs, and
+    they are shared out among ranks, each token weighs the same. The host waits for the device once, at the
+    end; with several ranks once more, where they meet.
     """
     masters = decoder.masters
     tokens = sum(samples[index].trained_tokens for pack in step for index in pack)
     loss = torch.zeros((), device=decoder.device)
-    for indexes in step:
+    for indexes in ranks.share(step):
         pack = make_pack([samples[index] for index in indexes], decoder.device)
         part = HeadLoss.apply(decoder.hidden(pack), decoder.head, pack.labels, tokens)
         part.backward()
         loss += part.detach()
+    loss = ranks.sum_up(masters.gradient, loss)
     norm = torch.nn.utils.clip_grad_norm_(masters.vector, decoder.spec.max_grad_norm)
     for group in optimizer.param_groups:
         group["lr"] = rate

@@ -3,7 +3,6 @@ rest.
 """
 
 import os
-import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,7 +60,9 @@ def estimate_run(
     return with_advice(estimate, shape, spec, with_other_settings, machine, correction)
 
 
-PROBE_TOKENS, PROBE_ROUNDS, PROBE_SECONDS = 512, 8, 0.3
+PROBE_TOKENS, PROBE_BURSTS, BURST_ROUNDS, BURST_SECONDS, PROBE_PAUSE = 512, 5, 4, 0.1, 0.05
+UNDISTURBED = 10
+"""One product in so many is taken to have had the cores to itself."""
 NOTHING_HELD_OUT = {"heldout_share": 0.0}
 """The samples have been split already."""
 
@@ -106,8 +107,8 @@ def past_run(folder: Path, machine: Machine) -> PastRun | None:
 
 
 def measured_flops(shape: BaseShape) -> float:
-    """bf16 operations a second of this CPU in a product as training makes them, taken in a fraction of a
-    second: cores differ by a factor of ten, by their instructions and by what else they do."""
+    """bf16 operations a second of this CPU in a product as training makes them, in short bursts that take
+    less than a second together: cores differ by a factor of ten, by their instructions and their number."""
     import torch  # noqa: PLC0415 - not before it is needed
 
     from workers.training.model import prepare_torch  # noqa: PLC0415
@@ -117,11 +118,24 @@ def measured_flops(shape: BaseShape) -> float:
     weight = torch.ones(shape.intermediate, shape.hidden, dtype=torch.bfloat16)
     operations = 2 * PROBE_TOKENS * shape.hidden * shape.intermediate
     taken: list[float] = []
-    while len(taken) < PROBE_ROUNDS or sum(taken) < PROBE_SECONDS:
-        begun = time.perf_counter()
-        torch.nn.functional.linear(rows, weight)
-        taken.append(time.perf_counter() - begun)
-    return operations / statistics.median(taken)
+    for _ in range(PROBE_BURSTS):
+        time.sleep(PROBE_PAUSE)
+        burst: list[float] = []
+        while len(burst) < BURST_ROUNDS or sum(burst) < BURST_SECONDS:
+            begun = time.perf_counter()
+            torch.nn.functional.linear(rows, weight)
+            burst.append(time.perf_counter() - begun)
+        taken += burst
+    return operations / undisturbed(taken)
+
+
+def undisturbed(taken: Sequence[float]) -> float:
+    """What a product takes by itself, of the seconds that several took beside whatever else the machine did.
+
+    Other work only makes them longer, by a factor of two or more; and a run outlasts it. Not the very
+    shortest: a core runs faster for a moment than it keeps up.
+    """
+    return sorted(taken)[len(taken) // UNDISTURBED]
 
 
 def this_machine() -> Machine:

@@ -10,8 +10,8 @@ import torch
 from workers.contract import TrainSpec
 
 
-def pick_device() -> torch.device:
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+def pick_device(rank: int = 0) -> torch.device:
+    return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def prepare_torch(seed: int) -> None:
