@@ -52,17 +52,15 @@ def one_round(only: str) -> tuple[list[Row], list[str]]:
         ended = subprocess.run(
             [*command, *(["-k", only] if only else [])],
             cwd=ROOT,
-            env={**os.environ, "CHAOS_FIGURES": str(file)},
+            env={**os.environ, "CHAOS_FIGURES": str(file), "COLUMNS": "300"},  # room for why a test failed
             capture_output=True,
             text=True,
             check=False,
         )
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    failed = [
-        line.split("::", 1)[-1].split(" ")[0]
-        for line in ended.stdout.splitlines()
-        if line.startswith("FAILED")
-    ]
+    said = [line for line in ended.stdout.splitlines() if line.startswith("FAILED")]
+    print("\n".join(said))
+    failed = [line.split("::", 1)[-1].split(" ")[0] for line in said]
     if ended.returncode not in (0, 1):
         raise SystemExit(ended.stdout[-2000:] + ended.stderr[-2000:])
     return [json.loads(line) for line in lines], failed

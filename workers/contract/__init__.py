@@ -1,9 +1,9 @@
 """What platform and workers say to each other: pydantic messages and nothing else.
 
 The messages are versioned by `CONTRACT_VERSION` and change by addition only; a field that is added to a job's
-specification raises it, for an older worker would refuse the job. Unknown fields are refused, so
-that a misspelt setting is an error and never a silent default; only in the platform's answers they are
-ignored, so that a worker survives the upgrade of its platform.
+specification raises it, for an older worker would refuse the job. Unknown fields are refused, so that a
+misspelt setting is an error and never a silent default; only in the platform's answers they are ignored, so
+that a worker survives the upgrade of its platform.
 """
 
 from workers.contract.base import CONTRACT_VERSION, Answer, Message, Sha256

@@ -1,4 +1,4 @@
-"""A worker refuses a specification with a field it does not know: such a field takes a new contract version."""
+"""A worker refuses a specification with a field it does not know: such a field takes a new version."""
 
 import hashlib
 import json
