@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LEASE_SECONDS = 8
 HANG_SECONDS = 30
 """A trainer needs up to half of this to begin on a busy machine."""
-PATIENCE = 150.0
+PATIENCE = 300.0
 
 
 def until(true: Callable[[], object], seconds: float = PATIENCE) -> float:
