@@ -31,8 +31,8 @@ def went_on(attempts: list[Attempt]) -> None:
 
 
 def kept_working(attempts: list[Attempt]) -> None:
-    """The second attempt began at a checkpoint of the first, of which nobody may have heard: a worker does more
-    than it could report, and its disk keeps it."""
+    """The second attempt began at a checkpoint of the first, of which nobody may have heard: a worker does
+    more than it could report, and its disk keeps it."""
     assert attempts[1].resumed_step > 0
 
 
