@@ -26,6 +26,15 @@ READS = (
 )
 
 
+@pytest.fixture(autouse=True)
+def own_bucket(monkeypatch: pytest.MonkeyPatch, stores: None) -> None:
+    """A backup takes the whole bucket: here one in which no other test has left anything."""
+    name = f"backup-{uuid.uuid4().hex}"
+    monkeypatch.setattr(settings, "S3_BUCKET", name)
+    monkeypatch.setenv("S3_BUCKET", name)
+    blobs.ensure_bucket()
+
+
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment of an empty platform on the same servers."""
@@ -62,7 +71,7 @@ def test_a_backup_brings_everything_back_elsewhere(elsewhere: dict[str, str], tm
     here = urlsplit(settings.DATABASE_URL)._replace(path=f"/{connection.settings_dict['NAME']}")
     out = tmp_path / "backup"
     status, made = manage("backup", "--out", out, DATABASE_URL=urlunsplit(here))
-    assert status == 0 and made["objects"]
+    assert status == 0 and made["objects"], made
     status, refused = manage("backup", "--out", out, DATABASE_URL=urlunsplit(here))
     assert status == 1 and refused["error"]["code"] == "backup_exists"
 

@@ -128,7 +128,7 @@ def _must_be(path: Path, sha256: str) -> None:
 
 
 def _copy_objects(folder: Path) -> Iterator[StoredObject]:
-    """Every object of the bucket; one that goes meanwhile (an old checkpoint, say) is left out."""
+    """Every object of the bucket; one that goes meanwhile (an old checkpoint, erased rows) is left out."""
     for listed in blobs.store().list_objects(settings.S3_BUCKET, recursive=True):
         key = str(listed.object_name)
         target = _inside(folder, key)
@@ -136,7 +136,7 @@ def _copy_objects(folder: Path) -> Iterator[StoredObject]:
             try:
                 _fetch(key, target)
             except S3Error as error:
-                if error.code in ("NoSuchKey", "NoSuchObject") and not key.startswith(CONTENT):
+                if error.code in ("NoSuchKey", "NoSuchObject"):
                     continue
                 raise
         digest = _digest(target)
