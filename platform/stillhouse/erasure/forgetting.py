@@ -79,10 +79,7 @@ def forget_search(erasure: Erasure) -> None:
     """Remove the text looked for, and the rows that were shown, from the erasure and its searches."""
     _forget_trials(Trial.objects.filter(pk__in=erasure.findings.values("trial")))
     made = DatasetVersion.objects.filter(pk__in=erasure.findings.exclude(made=None).values("made"))
-    _redact_jobs(made.values_list("job_id", flat=True))
-    for version in made:
-        version.operations = [_redacted(operation) for operation in version.operations or []]
-        version.save(update_fields=["operations"])
+    _redact_versions(made)
     Erasure.objects.filter(pk=erasure.pk).update(sealed="", file="")
 
 
@@ -95,6 +92,16 @@ def _forget_trials(trials: Iterable[Trial]) -> None:
             for done in trial.body["operations"]:
                 done["examples"] = []
             trial.save(update_fields=["body"])
+    _redact_jobs(jobs)
+
+
+def _redact_versions(versions: Iterable[DatasetVersion]) -> None:
+    """What somebody typed for the operations that made them, in the versions and in their jobs."""
+    jobs = []
+    for version in versions:
+        jobs.append(version.job_id)
+        version.operations = [_redacted(operation) for operation in version.operations or []]
+        version.save(update_fields=["operations"])
     _redact_jobs(jobs)
 
 
@@ -144,9 +151,7 @@ def _redact_words(erasure: Erasure) -> None:
             tried = version.trials.select_related("job")
             _forget_trials([each for each in tried if _any_says(each.job.spec.get("operations"), text)])
         if text and _any_says(version.operations, text):
-            version.operations = [_redacted(operation) for operation in version.operations or []]
-            version.save(update_fields=["operations"])
-            _redact_jobs([version.job_id])
+            _redact_versions([version])
 
 
 def _any_says(operations: list[dict[str, object]] | None, text: str) -> bool:

@@ -23,6 +23,8 @@ def table_of(result: EvaluationResult | None) -> list[AtThreshold]:
     """For the page of an alias; empty where there is no calibration."""
     if result is None or result.calibration is None:
         return []
-    bodies = EvaluatedRow.objects.filter(evaluation=result.evaluation_id).values_list("body", flat=True)
-    answers = judged_rows(EvaluationRow.model_validate(body) for body in bodies)
+    rows = EvaluatedRow.objects.filter(evaluation=result.evaluation_id).values_list(
+        "body__adapter__margin", "body__adapter__reasoning_tokens", "adapter_exact"
+    )
+    answers = [(Sureness(margin, tokens), right) for margin, tokens, right in rows]
     return at_thresholds(Calibration.model_validate(result.calibration), answers)

@@ -35,7 +35,7 @@ STAGING_KEPT_FOR = timedelta(days=7)
 
 @dataclass
 class Chore:
-    """Something done every so often. A chore that fails is logged, and tried again when it is due again."""
+    """Something done every so often; put off to the next time while the object store is away."""
 
     name: str
     every_seconds: float
@@ -47,7 +47,12 @@ class Chore:
         if time.monotonic() < self.due:
             return
         self.due = time.monotonic() + self.every_seconds
-        if done := self.do():
+        try:
+            done = self.do()
+        except (MinioException, HTTPError, OSError) as error:
+            log.warning("%s: put off, the object store is away (%s)", self.name, type(error).__name__)
+            return
+        if done:
             log.info("%s: %d", self.name, done)
 
 
@@ -57,9 +62,9 @@ def chores() -> list[Chore]:
         Chore("lost jobs taken back", 2, reap_lost_leases),
         Chore("stale doorbells put back", 5, ring_stale_doorbells),
         Chore("old doorbells forgotten", 3600, forget_old_doorbells),
-        Chore("staging objects removed", 3600, _away_safe(lambda: sweep_staging(STAGING_KEPT_FOR))),
-        Chore("parts of checkpoints removed", 3600, _away_safe(remove_orphans)),
-        Chore("checkpoints removed", 10, _away_safe(remove_dropped_checkpoints)),
+        Chore("staging objects removed", 3600, lambda: sweep_staging(STAGING_KEPT_FOR)),
+        Chore("parts of checkpoints removed", 3600, remove_orphans),
+        Chore("checkpoints removed", 10, remove_dropped_checkpoints),
         *(Chore(name, seconds, import_string(path)) for name, seconds, path in settings.KEEPER_CHORES),
     ]
 
@@ -102,16 +107,3 @@ def _listen(
             chore.run_if_due()
         for _ in listener.notifies(timeout=WAKE_SECONDS, stop_after=1):
             pass
-
-
-def _away_safe(work: Callable[[], int]) -> Callable[[], int]:
-    """Work on the object store that is put off, not failed, while the store is away."""
-
-    def do() -> int:
-        try:
-            return work()
-        except (MinioException, HTTPError, OSError) as error:
-            log.warning("the object store is away (%s); it is tidied later", type(error).__name__)
-            return 0
-
-    return do

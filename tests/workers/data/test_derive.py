@@ -212,11 +212,11 @@ def test_what_differs_between_two_versions(tmp_path: Path) -> None:
         chat("stays"),
         chat("goes", "x"),
         chat("q", "old"),
-        chat(f"{LONG} a"),
+        chat(f"{LONG} {LONG} a"),
         chat("twice"),
         chat("twice"),
     ]
-    after = [chat(f"{LONG} b"), chat("twice"), chat("q", "new"), chat("comes", "y"), chat("stays")]
+    after = [chat(f"{LONG} {LONG} b"), chat("twice"), chat("q", "new"), chat("comes", "y"), chat("stays")]
     found = diff(tmp_path, before, after)
     assert (found.same, found.added, found.removed, found.changed) == (2, 1, 2, 2)
     assert [row.after_row for row in found.added_rows] == [4]

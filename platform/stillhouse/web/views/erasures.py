@@ -103,5 +103,4 @@ def _sorted(item: Erasure, found: list[Finding]) -> dict[str, Any]:
         "rows": sum((each.rows or 0) + each.in_error for each in newest.values()),
         "newest": {each.version_id for each in newest.values()},
         "unread": [each for each in found if each.unread and not each.erased],
-        "clean": sum(each.rows == 0 and not each.in_error for each in found),
     }
