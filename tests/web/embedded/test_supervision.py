@@ -190,6 +190,7 @@ def test_a_dead_server_that_nobody_asked_for_does_not_keep_its_lock(tmp_path: Pa
     clear_dead_lock(tmp_path, patience=0.1)
     assert lock.exists()
     living.kill()
+    assert gone(living.pid)
     working = subprocess.Popen(["sleep", "60"], cwd=tmp_path)
     clear_dead_lock(tmp_path, patience=0.1)
     assert lock.exists(), "one of its processes still works there"
