@@ -14,6 +14,7 @@
 | lora.py | masters in one vector; linear layers and MLP with their LoRA in one product |
 | attention.py | causal attention inside each document |
 | forward.py | the decoder, put together from these |
+| step.py | one optimizer step, read when its figures are there; once more with less memory |
 | loss.py | head and loss on trained positions only, in chunks |
 | measure.py | held-out loss and log-probabilities, nothing learnt |
 | checkpoint.py | safetensors and JSON; resume by plan index |

@@ -7,8 +7,9 @@ import math
 import shutil
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -23,17 +24,16 @@ from workers.training.estimate import predicted_seconds
 from workers.training.export import write_adapter
 from workers.training.forward import Decoder
 from workers.training.golden import golden_samples
-from workers.training.loss import HeadLoss
 from workers.training.measure import mean_loss
 from workers.training.memory import peak_memory_bytes
 from workers.training.model import attach_lora, load_base, pick_device, prepare_torch
-from workers.training.packs import make_pack
 from workers.training.plan import Packing, Plan, learning_rate_at, make_plan
-from workers.training.planner import choose_plan, is_out_of_memory, one_step_down
+from workers.training.planner import choose_plan, is_out_of_memory
 from workers.training.prepare import check_data, read_samples, write_excluded
 from workers.training.ranks import ALONE, Ranks
 from workers.training.rates import think_rates
 from workers.training.render import Renderer, Sample
+from workers.training.step import STEPS_AHEAD, Launched, launch_step, make_optimizer
 from workers.training.tokenizer import load_tokenizer
 
 OnEvent = Callable[[TrainProgress], None]
@@ -93,7 +93,7 @@ def train(  # noqa: PLR0915 - one run, read straight down
         expected = predicted_seconds(spec, opened, samples, plan, memory_plan)
         model = attach_lora(load_base(base), spec)
         decoder = Decoder(model, spec, memory_plan, device)
-        optimizer = _optimizer(decoder, spec)
+        optimizer = make_optimizer(decoder, spec)
 
         identity = Identity(
             spec=spec, data_sha256=data_sha256, base_digest=base_digest, plan_digest=plan.digest
@@ -118,21 +118,33 @@ def train(  # noqa: PLR0915 - one run, read straight down
 
         total = len(plan.steps)
         clock = _Clock()
+        launched: deque[Launched] = deque()
+        ahead, taken, wanted = STEPS_AHEAD[device.type], progress.step, False
+
+        def is_due(step: int) -> bool:
+            return bool(spec.checkpoint_every) and step % spec.checkpoint_every == 0
+
         with _loss_file(out / "losses.jsonl", progress.losses) as write_loss:
             while progress.step < total:
-                step = plan.steps[progress.step]
-                ranks.seed_step(spec.seed, progress.step)
-                rate = learning_rate_at(progress.step, total, spec)
-                with clock.running(sum(len(samples.train[index]) for pack in step for index in pack)):
-                    loss, grad_norm = _fitted_step(
-                        decoder, optimizer, samples.train, step, rate, on_event, ranks
+                # A checkpoint holds the state after the last launched step: all are read before it.
+                checkpoint_next = bool(launched) and (wanted or is_due(taken))
+                if taken < total and len(launched) <= ahead and not checkpoint_next:
+                    rate = learning_rate_at(taken, total, spec)
+                    ranks.seed_step(spec.seed, taken)
+                    launched.append(
+                        launch_step(
+                            decoder, optimizer, samples.train, plan.steps[taken], rate, on_event, ranks
+                        )
                     )
+                    taken += 1
+                    continue
+                step = launched.popleft()
+                loss, grad_norm = step.read()
+                clock.count(step.tokens)
                 progress.step += 1
                 progress.losses.append(loss)
                 check_loss(progress, grad_norm)
-                progress.trained_tokens += sum(
-                    samples.train[index].trained_tokens for pack in step for index in pack
-                )
+                progress.trained_tokens += step.trained_tokens
                 write_loss(progress.step, loss)
                 on_event(
                     TrainProgress(
@@ -140,7 +152,7 @@ def train(  # noqa: PLR0915 - one run, read straight down
                         step=progress.step,
                         total_steps=total,
                         loss=loss,
-                        learning_rate=rate,
+                        learning_rate=step.rate,
                         grad_norm=grad_norm,
                         trained_tokens=progress.trained_tokens,
                         tokens_per_second=clock.tokens_per_second,
@@ -148,11 +160,13 @@ def train(  # noqa: PLR0915 - one run, read straight down
                     )
                 )
                 wish = should_stop()
-                due = spec.checkpoint_every and progress.step % spec.checkpoint_every == 0
-                if wish == "checkpoint" or due:
-                    save_checkpoint(checkpoints, decoder, optimizer, progress, identity)
                 if wish == "cancel":
                     raise Cancelled
+                wanted = wanted or wish == "checkpoint"
+                if not launched and (wanted or is_due(progress.step)):
+                    save_checkpoint(checkpoints, decoder, optimizer, progress, identity)
+                    wanted = False
+                clock.restart()
 
         heldout_loss = None
         if samples.heldout:
@@ -215,75 +229,7 @@ def _follow(
     for index in range(progress.step, total):
         rate = learning_rate_at(index, total, decoder.spec)
         ranks.seed_step(decoder.spec.seed, index)
-        _fitted_step(decoder, optimizer, samples, plan.steps[index], rate, lambda _: None, ranks)
-
-
-def _fitted_step(
-    decoder: Decoder,
-    optimizer: torch.optim.Optimizer,
-    samples: list[Sample],
-    step: Packing,
-    rate: float,
-    on_event: OnEvent,
-    ranks: Ranks,
-) -> tuple[float, float]:
-    """A step; when it runs out of memory, the same one once more, with the next smaller memory plan.
-
-    Where memory runs out before the ranks meet, the others just wait for the second attempt.
-    """
-    chosen = decoder.plan
-    try:
-        return _take_step(decoder, optimizer, samples, step, rate, ranks)
-    except (RuntimeError, MemoryError) as error:
-        smaller = one_step_down(decoder.plan)
-        if smaller is None or decoder.stepped_down or ranks.has_met or not is_out_of_memory(error):
-            raise
-        decoder.step_down(smaller)
-    # Out of the handler, which holds on to the tensors of the failed step.
-    message = f"Out of memory with {chosen.name}; going on with {decoder.plan.name}."
-    on_event(TrainProgress(phase="training", message=message))
-    return _take_step(decoder, optimizer, samples, step, rate, ranks)
-
-
-def _take_step(
-    decoder: Decoder,
-    optimizer: torch.optim.Optimizer,
-    samples: list[Sample],
-    step: Packing,
-    rate: float,
-    ranks: Ranks,
-) -> tuple[float, float]:
-    """One optimizer step. Returns the mean loss per trained token of the whole step and the gradient's norm.
-
-    Every pack is divided by the tokens of the step, not by its own: however the step is cut into packs, and
-    they are shared out among ranks, each token weighs the same. The host waits for the device once, at the
-    end; with several ranks once more, where they meet.
-    """
-    masters = decoder.masters
-    tokens = sum(samples[index].trained_tokens for pack in step for index in pack)
-    loss = torch.zeros((), device=decoder.device)
-    for indexes in ranks.share(step):
-        pack = make_pack([samples[index] for index in indexes], decoder.device)
-        part = HeadLoss.apply(decoder.hidden(pack), decoder.head, pack.labels, tokens)
-        part.backward()
-        loss += part.detach()
-    loss = ranks.sum_up(masters.gradient, loss)
-    norm = torch.nn.utils.clip_grad_norm_(masters.vector, decoder.spec.max_grad_norm)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    decoder.refresh()
-    masters.gradient.zero_()
-    return float(loss), float(norm)
-
-
-def _optimizer(decoder: Decoder, spec: TrainSpec) -> torch.optim.Optimizer:
-    masters = [decoder.masters.vector]
-    if spec.optimizer == "paged_adamw_8bit":
-        from bitsandbytes.optim import PagedAdamW8bit  # noqa: PLC0415 - seldom used, slow to import
-
-        return PagedAdamW8bit(masters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
-    return torch.optim.AdamW(masters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
+        launch_step(decoder, optimizer, samples, plan.steps[index], rate, lambda _: None, ranks)
 
 
 def _largest(samples: list[Sample], steps: list[Packing]) -> tuple[int, int]:
@@ -335,12 +281,15 @@ class _Clock:
     seconds: float = 0.0
     tokens: int = 0
     steps: int = 0
+    _since: float = field(default_factory=time.monotonic)
 
-    @contextlib.contextmanager
-    def running(self, tokens: int) -> Iterator[None]:
-        start = time.monotonic()
-        yield
-        self.seconds += time.monotonic() - start
+    def restart(self) -> None:
+        """What follows is a step's time."""
+        self._since = time.monotonic()
+
+    def count(self, tokens: int) -> None:
+        """A step of `tokens` tokens is over."""
+        self.seconds += time.monotonic() - self._since
         self.tokens += tokens
         self.steps += 1
 

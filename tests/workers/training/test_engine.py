@@ -20,6 +20,7 @@ from workers.training.forward import Decoder
 from workers.training.packs import Pack
 from workers.training.prepare import read_samples
 from workers.training.render import Renderer
+from workers.training.step import STEPS_AHEAD
 from workers.training.tokenizer import load_tokenizer
 
 
@@ -230,6 +231,39 @@ def test_a_full_spec_survives_the_manifest(run: Run, tmp_path: Path) -> None:
     assert manifest(tmp_path / "out").spec == TrainSpec.model_validate(
         SPEC.model_copy(update={"max_steps": 1})
     )
+
+
+def test_steps_launched_ahead_are_read_before_a_checkpoint(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, whose figures are read a step late: reports, losses and checkpoints stay the same."""
+
+    def outcome() -> tuple[list[int], list[float], list[tuple[str, str]]]:
+        steps: list[int] = []
+        run(checkpoint_every=2, on_event=lambda event: steps.append(event.step) if event.loss else None)
+        folder = tmp_path / "out" / "checkpoints"
+        return (
+            steps,
+            losses(tmp_path / "out"),
+            [(f.parent.name, sha256_of(f)) for f in folder.glob("*/lora*")],
+        )
+
+    at_once = outcome()
+    monkeypatch.setitem(STEPS_AHEAD, "cpu", 1)
+    assert outcome() == at_once
+
+
+def test_a_wish_is_granted_after_the_steps_on_their_way(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(STEPS_AHEAD, "cpu", 1)
+    wishes = iter(["checkpoint", "continue", "cancel"])
+    with pytest.raises(Cancelled):
+        run(should_stop=lambda: next(wishes))
+    (kept,) = (tmp_path / "out" / "checkpoints").iterdir()
+    state = json.loads((kept / "state.json").read_text())
+    assert kept.name == "step-00000002"
+    assert state["progress"]["step"] == len(state["progress"]["losses"]) == 2
 
 
 def test_a_step_that_runs_out_of_memory_is_taken_again_with_a_smaller_plan(
