@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks.engine.turns import Turns, peak_resident_bytes
 from workers.contract import TrainProgress, TrainSpec
 from workers.training import train
+from workers.training.plan import STEPS_AHEAD
 
 
 def main() -> None:
@@ -22,6 +23,8 @@ def main() -> None:
         limit_device(parsed.device_bytes)
     spec = TrainSpec.model_validate_json(parsed.spec.read_text(encoding="utf-8"))
     turns = Turns(spec.max_steps)
+    # A step launched ahead would run in another side's turn.
+    STEPS_AHEAD.update(cuda=0)
     losses: list[float] = []
     ready = False
 

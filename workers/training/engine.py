@@ -27,13 +27,13 @@ from workers.training.golden import golden_samples
 from workers.training.measure import mean_loss
 from workers.training.memory import peak_memory_bytes
 from workers.training.model import attach_lora, load_base, pick_device, prepare_torch
-from workers.training.plan import Packing, Plan, learning_rate_at, make_plan
+from workers.training.plan import STEPS_AHEAD, Packing, Plan, learning_rate_at, make_plan
 from workers.training.planner import choose_plan, is_out_of_memory
 from workers.training.prepare import check_data, read_samples, write_excluded
 from workers.training.ranks import ALONE, Ranks
 from workers.training.rates import think_rates
 from workers.training.render import Renderer, Sample
-from workers.training.step import STEPS_AHEAD, Launched, launch_step, make_optimizer
+from workers.training.step import Launched, launch_step, make_optimizer
 from workers.training.tokenizer import load_tokenizer
 
 OnEvent = Callable[[TrainProgress], None]

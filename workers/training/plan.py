@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from workers.contract import TrainSpec
 
+STEPS_AHEAD = {"cpu": 0, "cuda": 1}
+"""Steps that are launched before the figures of an earlier one are read. A GPU then never waits for the host
+to report, and to lay out the next packs."""
 Packing = list[list[int]]
 """Indexes of the samples, pack by pack: those of a pack go through the model together."""
 

@@ -15,10 +15,6 @@ from workers.training.planner import is_out_of_memory, one_step_down
 from workers.training.ranks import Ranks
 from workers.training.render import Sample
 
-STEPS_AHEAD = {"cpu": 0, "cuda": 1}
-"""Steps that are launched before the figures of an earlier one are read. A GPU then never waits for the host
-to report, and to lay out the next packs."""
-
 
 @dataclass(frozen=True)
 class Launched:

@@ -18,9 +18,9 @@ from workers.training.engine import check_loss
 from workers.training.errors import Cancelled, TrainingError
 from workers.training.forward import Decoder
 from workers.training.packs import Pack
+from workers.training.plan import STEPS_AHEAD
 from workers.training.prepare import read_samples
 from workers.training.render import Renderer
-from workers.training.step import STEPS_AHEAD
 from workers.training.tokenizer import load_tokenizer
 
 
