@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 
-from stillhouse.embedded.hands import DemoError, Hands, HttpHands, Visitor, option, wait_for
+from stillhouse.embedded.hands import ANSWER_SECONDS, DemoError, Hands, HttpHands, Visitor, option, wait_for
 from stillhouse.embedded.home import BASE_ID, REPOSITORY, Home, write_private
 from stillhouse.embedded.memory import MemoryWatch
 from stillhouse.embedded.people import EXPERT, LEAD, PEOPLE, password_of
@@ -274,7 +275,7 @@ def tell(line: str) -> None:
 
 def app(home: Home, key: str) -> openai.OpenAI:
     """An app: nothing but the official package, a base URL and a key."""
-    return openai.OpenAI(base_url=f"{home.url}/v1", api_key=key, timeout=60, max_retries=0)
+    return openai.OpenAI(base_url=f"{home.url}/v1", api_key=key, timeout=ANSWER_SECONDS, max_retries=0)
 
 
 def first_token(client: openai.OpenAI, version: str) -> str:
@@ -339,8 +340,9 @@ def main() -> int:
     home = Home.from_environment()
     try:
         numbers = Demonstration(home, HttpHands(home.url)).run()
-    except DemoError as error:
-        print(f"\nThe demonstration stopped: {error}\nLogs: {home.logs}", file=sys.stderr, flush=True)
+    except (DemoError, httpx.TransportError, openai.APIConnectionError) as error:
+        said = error if isinstance(error, DemoError) else f"the platform did not answer ({error})"
+        print(f"\nThe demonstration stopped: {said}\nLogs: {home.logs}", file=sys.stderr, flush=True)
         return 1
     print(table(numbers), flush=True)
     if not numbers.worked:
