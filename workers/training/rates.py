@@ -88,13 +88,18 @@ def _replies(
         max_new_tokens=room, do_sample=False, use_cache=True, pad_token_id=end, eos_token_id=end
     )
     judged = _Judged(tokenizer, think, width)
-    with torch.inference_mode():
-        out = model.generate(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            generation_config=config,
-            stopping_criteria=[judged],
-        )
+    # The last position of every prompt is a view, for which a CPU would copy the head once a prompt.
+    contiguous = model.get_output_embeddings().register_forward_pre_hook(lambda _, x: (x[0].contiguous(),))
+    try:
+        with torch.inference_mode():
+            out = model.generate(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                generation_config=config,
+                stopping_criteria=[judged],
+            )
+    finally:
+        contiguous.remove()
     if judged.out_of_time:
         return None
     generated = [row[width:] for row in out.tolist()]
