@@ -8,6 +8,7 @@ from django.core.asgi import get_asgi_application
 
 from stillhouse.gateway.app import Gateway
 from stillhouse.gateway.connection import Receive, Scope, Send
+from stillhouse.openai_api import urls as openai_api
 from stillhouse.worker_api.bell import Bell
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "stillhouse.settings")
@@ -25,7 +26,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await gateway.lifespan(receive, send)
         await bell.stop()
-    elif scope["type"] == "http" and gateway.serves(scope["path"]):
+    elif scope["type"] == "http" and gateway.serves(scope["path"]) and not openai_api.serves(scope["path"]):
         await gateway(scope, receive, send)
     elif scope["type"] == "http" and bell.serves(scope["path"]):
         await bell(scope, receive, send)

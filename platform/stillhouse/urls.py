@@ -1,9 +1,11 @@
-"""Everything Django answers; the data plane under /v1/ is dispatched before it, in asgi.py."""
+"""Everything Django answers; the data plane under /v1/ is dispatched before it, in asgi.py, but for files and
+fine-tuning jobs."""
 
 from django.urls import include, path
 
 urlpatterns = [
     path("accounts/", include("allauth.urls")),
+    path("v1/", include("stillhouse.openai_api.urls")),
     path("worker/v1/", include("stillhouse.worker_api.urls")),
     path("", include("stillhouse.web.urls")),
 ]

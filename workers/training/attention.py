@@ -54,7 +54,7 @@ class BlockAttention(torch.autograd.Function):
             queries, keys, values = (_rectangle(each, bucket, k.shape[1]) for each in (q, k, v))
             found = torch.empty_like(queries)
             for block, seen in _blocks(bucket.length):
-                weights = _weights(queries[:, :, block], keys[:, 0, :seen], scale).to(q.dtype)
+                weights = _weights(queries[:, :, block], keys[:, 0, :seen], scale)
                 found[:, :, block] = torch.bmm(weights, values[:, 0, :seen]).unflatten(
                     1, (queries.shape[1], -1)
                 )
@@ -83,10 +83,8 @@ def _bucket_gradients(
         k, v = keys[:, 0, :seen], values[:, 0, :seen]
         q, upstream = queries[:, :, block].flatten(1, 2), gradient[:, :, block].flatten(1, 2)
         weights = _weights(queries[:, :, block], k, scale)
-        # fp32 as well: the softmax's gradient is a small difference of these products.
-        inner = torch.bmm(upstream.float(), v.float().transpose(1, 2))
-        inner = torch._softmax_backward_data(inner, weights, -1, torch.float32).mul_(scale).to(q.dtype)
-        weights = weights.to(q.dtype)
+        inner = torch.bmm(upstream, v.transpose(1, 2))
+        inner = torch._softmax_backward_data(inner, weights, -1, weights.dtype).mul_(scale)
         dq[:, :, block] = torch.bmm(inner, k).unflatten(1, (queries.shape[1], -1))
         dk[:, 0, :seen].baddbmm_(inner.transpose(1, 2), q)
         dv[:, 0, :seen].baddbmm_(weights.transpose(1, 2), upstream)
@@ -96,13 +94,13 @@ def _bucket_gradients(
 def _weights(queries: torch.Tensor, keys: torch.Tensor, scale: float) -> torch.Tensor:
     """Softmax of the scores [N, group * n, seen] of the last n of the `seen` places; later keys weigh 0.
 
-    All of it is fp32: rounded to bf16 a score of 10 is off by up to 0.03, and its weight by as much.
+    The scores are fp32: rounded to bf16 a score of 10 is off by up to 0.03, and its weight by as much.
     """
     shared, group, count, _ = queries.shape
     seen = keys.shape[1]
     scores = torch.bmm(queries.flatten(1, 2).float().mul_(scale), keys.float().transpose(1, 2))
     scores.view(shared, group, count, seen)[..., seen - count :].add_(_later(count, scores.dtype))
-    return torch.softmax(scores, -1)
+    return torch.softmax(scores, -1).to(queries.dtype)
 
 
 @functools.cache

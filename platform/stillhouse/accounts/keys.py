@@ -12,16 +12,18 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: nothing t
 _PREFIX_CHARS, _RANDOM_CHARS, _CHECKSUM_CHARS = 8, 32, 6
 _LENGTH = len(_MARK) + _PREFIX_CHARS + 1 + _RANDOM_CHARS + _CHECKSUM_CHARS
 
-INFERENCE, MODELS = "inference", "models"
-SCOPES = (INFERENCE, MODELS)
-"""What a key may be for: asking models, and listing them."""
+INFERENCE, MODELS, TRAINING = "inference", "models", "training"
+SCOPES = (INFERENCE, MODELS, TRAINING)
+"""What a key may be for: asking models; listing them; uploading data and starting runs, as its maker."""
+APP_SCOPES = (INFERENCE, MODELS)
+"""What an app's key is for unless more was said."""
 
 
 @dataclass(frozen=True)
 class KeyTerms:
     """What a key may do, how much of it, and until when. None: no limit."""
 
-    scopes: frozenset[str] = frozenset(SCOPES)
+    scopes: frozenset[str] = frozenset(APP_SCOPES)
     expires_at: datetime | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None

@@ -6,7 +6,7 @@ from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
-from stillhouse.accounts.keys import SCOPES, KeyTerms
+from stillhouse.accounts.keys import APP_SCOPES, KeyTerms
 from stillhouse.core.ids import IdField
 
 
@@ -70,7 +70,8 @@ class Membership(models.Model):
 
 
 def all_scopes() -> list[str]:
-    return list(SCOPES)
+    """Of a key made without saying what for. Migrations know it by this name."""
+    return list(APP_SCOPES)
 
 
 class ApiKey(models.Model):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from io import BytesIO
+from itertools import count
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import urllib3
@@ -29,6 +31,12 @@ _MISSING = ("NoSuchKey", "NoSuchObject", "NotFound")
 COPY_PIECE = (
     512 * 1024**2
 )  # one request copies this much at most (S3 allows 5 GiB): a piece must end within READ_SECONDS
+
+
+class Readable(Protocol):
+    """A file, as far as it is read here."""
+
+    def read(self, size: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -214,10 +222,12 @@ def part_url(staging_key: str, upload_id: str, part_number: int) -> str:
     )
 
 
-def send_parts(staging_key: str, upload_id: str, part_size: int, data: bytes) -> None:
-    """Write the parts of what this process itself has made; for small things only."""
-    for number, start in enumerate(range(0, len(data), part_size), start=1):
-        piece = data[start : start + part_size]
+def send_parts(staging_key: str, upload_id: str, part_size: int, data: Readable) -> None:
+    """Write the parts of what this process itself holds, one in memory at a time."""
+    for number in count(1):
+        piece = data.read(part_size)
+        if not piece:
+            return
         store()._upload_part(settings.S3_BUCKET, staging_key, piece, None, upload_id, number)
 
 

@@ -62,6 +62,22 @@ def start_upload(*, by: Membership, dataset: Dataset, filename: str, size: int) 
     """
     _check_workspace(by, dataset)
     require(by, "dataset.upload")
+    filename = check_file(filename, size)
+    upload = Upload(
+        dataset=dataset, filename=filename, size=size, part_size=_part_size(size), created_by=by.user
+    )
+    with held(f"quota:{by.workspace_id}"):
+        check_room(by.workspace, size)
+        upload.storage_upload_id = blobs.start_multipart(upload.staging_key)
+        upload.save(force_insert=True)
+    return upload
+
+
+def check_file(filename: str, size: int) -> str:
+    """The name as it is kept.
+
+    Raises UserError `bad_name`, `unknown_format`, `empty_file` or `file_too_large`.
+    """
     filename = clean_name(filename, what="file name", limit=200)
     if not filename.lower().endswith(SUFFIXES):
         raise UserError(
@@ -71,14 +87,7 @@ def start_upload(*, by: Membership, dataset: Dataset, filename: str, size: int) 
             next_step=f"Choose a file that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.",
         )
     _check_size(size)
-    upload = Upload(
-        dataset=dataset, filename=filename, size=size, part_size=_part_size(size), created_by=by.user
-    )
-    with held(f"quota:{by.workspace_id}"):
-        check_room(by.workspace, size)
-        upload.storage_upload_id = blobs.start_multipart(upload.staging_key)
-        upload.save(force_insert=True)
-    return upload
+    return filename
 
 
 def part_url(*, by: Membership, upload: Upload, number: int) -> str:

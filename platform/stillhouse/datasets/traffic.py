@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from io import BytesIO
 from typing import Any
 
 from django.db import transaction
@@ -144,7 +145,7 @@ def make_from_traffic(
     first, last = chosen[0].at, chosen[-1].at
     upload = start_upload(by=by, dataset=dataset, filename=f"{alias}-{first:%Y-%m-%d}.jsonl", size=len(body))
     try:
-        blobs.send_parts(upload.staging_key, upload.storage_upload_id, upload.part_size, body)
+        blobs.send_parts(upload.staging_key, upload.storage_upload_id, upload.part_size, BytesIO(body))
     except Exception:
         abandon_upload(by=by, upload=upload)  # it would count against the quota
         raise

@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from stillhouse.accounts.keys import SCOPES
+from stillhouse.accounts.keys import APP_SCOPES
 from workers.contract import Calibration, ThinkContract
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -23,7 +23,7 @@ Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 class Key:
     id: str
     workspace_id: str
-    scopes: frozenset[str] = frozenset(SCOPES)
+    scopes: frozenset[str] = frozenset(APP_SCOPES)
     expires: float | None = None
     """Seconds since the epoch."""
     requests_per_minute: int | None = None

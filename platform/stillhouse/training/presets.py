@@ -160,9 +160,18 @@ def estimate_steps(spec: TrainSpec, rows: int) -> int:
     return min(steps, spec.max_steps) if spec.max_steps else steps
 
 
+def usual_learning_rate(base: BaseModel) -> float:
+    """The rate that suits a base of this size."""
+    return _scale(base).learning_rate
+
+
+def _scale(base: BaseModel) -> Scale:
+    return next(scale for scale in SCALES if base.parameters < scale.parameters)
+
+
 def _defaults(base: BaseModel, preset: str, rows: int, share: float) -> dict[str, Any]:
     recipe = _recipe(preset)
-    scale = next(scale for scale in SCALES if base.parameters < scale.parameters)
+    scale = _scale(base)
     trained = max(1, round(rows * (1 - share)))
     batch = max(MIN_BATCH, min(MAX_BATCH, math.ceil(trained / STEPS_PER_PASS)))
     enough = recipe.min_steps / math.ceil(trained / batch)

@@ -10,7 +10,7 @@ from django.utils import timezone
 from django.utils.dateparse import parse_date
 
 from stillhouse.accounts.actions import change_key, create_key, revoke_key
-from stillhouse.accounts.keys import SCOPES, KeyTerms
+from stillhouse.accounts.keys import APP_SCOPES, KeyTerms
 from stillhouse.accounts.models import Membership
 from stillhouse.accounts.queries import get_key
 from stillhouse.accounts.queries import keys as keys_of
@@ -20,10 +20,13 @@ from stillhouse.usage.queries import tokens_this_month
 from stillhouse.web.access import in_workspace, is_htmx, wants_json
 from stillhouse.web.connect import python_snippet
 
+USUAL_PURPOSE = "inference models"
 PURPOSES = (
-    ("inference models", "Ask models and list them"),
+    (USUAL_PURPOSE, "Ask models and list them"),
     ("inference", "Ask models only"),
     ("models", "List models only"),
+    ("training", "Upload data and start runs, in your name"),
+    ("inference models training", "All of these"),
 )
 
 
@@ -43,7 +46,8 @@ def keys(request: HttpRequest, by: Membership) -> HttpResponse:
             {
                 "key": key,
                 "used": used.get(key.pk, 0),
-                "purpose": " ".join(sorted(key.scopes)),
+                "purpose": (purpose := " ".join(sorted(key.scopes))),
+                "says": "" if purpose == USUAL_PURPOSE else dict(PURPOSES).get(purpose, purpose),
                 "expired": key.expires_at is not None and key.expires_at <= now,
             }
             for key in keys_of(by)
@@ -73,7 +77,7 @@ def key_revoke(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
 
 def _terms(form: Mapping[str, str]) -> KeyTerms:
     return KeyTerms(
-        scopes=frozenset(form.get("scopes", " ".join(SCOPES)).split()),
+        scopes=frozenset(form.get("scopes", " ".join(APP_SCOPES)).split()),
         expires_at=_end_of(form.get("expires_on", "")),
         requests_per_minute=_whole(form, "requests_per_minute"),
         tokens_per_minute=_whole(form, "tokens_per_minute"),

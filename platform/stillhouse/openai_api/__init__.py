@@ -1,0 +1,13 @@
+"""What OpenAI's clients know beside the models themselves: files and fine-tuning jobs.
+
+| file | what it does |
+| --- | --- |
+| access.py | a key with the scope `training` becomes its maker's membership; errors in OpenAI's form |
+| files.py | a file is a dataset version |
+| jobs.py | a fine-tuning job is a training run |
+| requests.py | what a request for a job may say |
+| shapes.py | both as JSON |
+| pages.py | lists, a page at a time |
+
+Nothing here decides: approving and publishing are for people, on the pages.
+"""

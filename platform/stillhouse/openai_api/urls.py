@@ -1,0 +1,25 @@
+"""/v1/files and /v1/fine_tuning/jobs. The rest of /v1/ is the gateway's."""
+
+from django.urls import path
+
+from stillhouse.openai_api import files, jobs
+
+_PREFIXES = ("/v1/files", "/v1/fine_tuning/jobs")
+
+urlpatterns = [
+    path("files", files.files_view, name="api_files"),
+    path("files/<str:id>", files.file_view, name="api_file"),
+    path("files/<str:id>/content", files.content_view, name="api_file_content"),
+    path("fine_tuning/jobs", jobs.jobs_view, name="api_jobs"),
+    path("fine_tuning/jobs/<str:id>", jobs.job_view, name="api_job"),
+    path("fine_tuning/jobs/<str:id>/cancel", jobs.cancel_view, name="api_job_cancel"),
+    path("fine_tuning/jobs/<str:id>/pause", jobs.pause_view, name="api_job_pause"),
+    path("fine_tuning/jobs/<str:id>/resume", jobs.resume_view, name="api_job_resume"),
+    path("fine_tuning/jobs/<str:id>/retry", jobs.retry_view, name="api_job_retry"),
+    path("fine_tuning/jobs/<str:id>/events", jobs.events_view, name="api_job_events"),
+]
+
+
+def serves(path: str) -> bool:
+    """Whether a path is this room's rather than the gateway's."""
+    return any(path == prefix or path.startswith(prefix + "/") for prefix in _PREFIXES)
