@@ -6,9 +6,9 @@ import os
 from django.conf import settings
 from django.core.asgi import get_asgi_application
 
+from stillhouse import openai_api
 from stillhouse.gateway.app import Gateway
 from stillhouse.gateway.connection import Receive, Scope, Send
-from stillhouse.openai_api import urls as openai_api
 from stillhouse.worker_api.bell import Bell
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "stillhouse.settings")

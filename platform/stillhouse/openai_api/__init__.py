@@ -11,3 +11,10 @@
 
 Nothing here decides: approving and publishing are for people, on the pages.
 """
+
+_PREFIXES = ("/v1/files", "/v1/fine_tuning/jobs")
+
+
+def serves(path: str) -> bool:
+    """Whether a path is this room's rather than the gateway's."""
+    return any(path == prefix or path.startswith(prefix + "/") for prefix in _PREFIXES)

@@ -4,8 +4,6 @@ from django.urls import path
 
 from stillhouse.openai_api import files, jobs
 
-_PREFIXES = ("/v1/files", "/v1/fine_tuning/jobs")
-
 urlpatterns = [
     path("files", files.files_view, name="api_files"),
     path("files/<str:id>", files.file_view, name="api_file"),
@@ -18,8 +16,3 @@ urlpatterns = [
     path("fine_tuning/jobs/<str:id>/retry", jobs.retry_view, name="api_job_retry"),
     path("fine_tuning/jobs/<str:id>/events", jobs.events_view, name="api_job_events"),
 ]
-
-
-def serves(path: str) -> bool:
-    """Whether a path is this room's rather than the gateway's."""
-    return any(path == prefix or path.startswith(prefix + "/") for prefix in _PREFIXES)

@@ -19,8 +19,8 @@ from stillhouse.datasets.actions import record_report
 from stillhouse.datasets.models import Dataset, DatasetVersion
 from stillhouse.jobs.actions import claim_job
 from stillhouse.jobs.models import FAILED, QUEUED, RUNNING, SUCCEEDED, Job
-from stillhouse.openai_api import files
-from stillhouse.openai_api.urls import serves, urlpatterns
+from stillhouse.openai_api import files, serves
+from stillhouse.openai_api.urls import urlpatterns
 from stillhouse.training.models import TrainingRun
 from tests.registry import DEMO_BASE, available_base, data_version, register, started_run, validation_report
 from tests.world import World, chat_row, jsonl
