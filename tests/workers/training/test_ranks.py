@@ -55,6 +55,7 @@ def test_two_ranks_give_the_run_of_one_and_plain_peft_loads_it(
 
 
 @pytest.mark.e2e
+@pytest.mark.e2e
 def test_two_ranks_go_on_from_a_checkpoint_bit_by_bit_after_one_was_killed(run: Run, tmp_path: Path) -> None:
     """With dropout, whose numbers are each rank's own."""
     settings = TWO | {"epochs": 6, "checkpoint_every": 2, "dropout": 0.1}
@@ -77,6 +78,7 @@ def test_two_ranks_go_on_from_a_checkpoint_bit_by_bit_after_one_was_killed(run: 
     assert losses(other) == whole
 
 
+@pytest.mark.e2e
 @pytest.mark.e2e
 def test_the_other_rank_dies_with_the_first(base: Path, data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "workers", "train", "--base", str(base), "--data", str(data)]
