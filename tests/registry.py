@@ -189,9 +189,9 @@ def register(run: TrainingRun) -> AdapterVersion:
     return register_version(run=run, manifest=manifest, digest=digest, files=files_of(manifest, digest))
 
 
-def candidate(by: Membership, *, adapter_name: str = "contract-clauses") -> AdapterVersion:
+def candidate(by: Membership, *, adapter_name: str = "contract-clauses", **settings: Any) -> AdapterVersion:
     """A run of `by`, ended, and its version."""
-    return register(started_run(by, adapter_name=adapter_name))
+    return register(started_run(by, adapter_name=adapter_name, **settings))
 
 
 def evaluation_rows(base: Sequence[bool], adapter: Sequence[bool]) -> list[EvaluationRow]:
@@ -234,10 +234,10 @@ def evaluate(version: AdapterVersion) -> EvaluationResult:
 
 
 def approved(
-    expert: Membership, lead: Membership, *, adapter_name: str = "contract-clauses"
+    expert: Membership, lead: Membership, *, adapter_name: str = "contract-clauses", **settings: Any
 ) -> AdapterVersion:
     """Made and asked for by `expert`, approved by `lead`."""
-    version = candidate(expert, adapter_name=adapter_name)
+    version = candidate(expert, adapter_name=adapter_name, **settings)
     evaluate(version)
     ask_approval(by=expert, version=version)
     decide(by=lead, version=version, verdict="approved", reason="Better than the base on every clause type.")

@@ -31,6 +31,7 @@ from stillhouse.gateway.response_output import StreamedResponse, WholeResponse
 from stillhouse.gateway.routing import Cold, Target, list_models, not_found, resolve
 from stillhouse.gateway.shadow import Shadows
 from stillhouse.gateway.snapshot import Snapshot
+from stillhouse.gateway.thinking import for_engine
 from stillhouse.gateway.tracing import Tracing
 from stillhouse.gateway.upstream import Upstream
 
@@ -259,7 +260,7 @@ class Gateway:
     # ---- the two kinds of answer
 
     async def _whole(self, call: Call, request: InferenceRequest, target: Target) -> None:
-        body = request.upstream_body(target.name)
+        body = for_engine(request, target)
         async with (
             ClientWatch(call.receive),
             self._upstream.answer(target.replicas, request.endpoint, body, call.upstream_headers) as response,
@@ -274,7 +275,7 @@ class Gateway:
         await call.send_body(200, answer)
 
     async def _stream(self, call: Call, request: InferenceRequest, target: Target) -> None:
-        body = request.upstream_body(target.name)
+        body = for_engine(request, target)
         kind = StreamedAnswer if request.echo is None else StreamedResponse
         answer = kind(request, target, call.record)
         async with (

@@ -28,6 +28,7 @@ from stillhouse.gateway.response_output import StreamedResponse, WholeResponse
 from stillhouse.gateway.routing import Target
 from stillhouse.gateway.snapshot import Escalation
 from stillhouse.gateway.streams import choices_of_stream
+from stillhouse.gateway.thinking import for_engine
 from stillhouse.gateway.upstream import Upstream
 from stillhouse.gateway.usage import Record
 from workers.contract import ThinkContract
@@ -105,7 +106,7 @@ class Hybrid:
 
     async def _ask_here(self, call: Call, request: InferenceRequest, target: Target) -> Local:
         doubt = doubt_of(request, target)
-        body = (doubt.asked_of(request) if doubt else request).upstream_body(target.name)
+        body = for_engine(doubt.asked_of(request) if doubt else request, target)
         replicas, headers = target.replicas, call.upstream_headers
         async with self._upstream.answer(replicas, request.endpoint, body, headers) as response:
             if response.status != 200:

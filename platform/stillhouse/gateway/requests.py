@@ -50,14 +50,14 @@ class InferenceRequest:
         body = {name: value for name, value in self.body.items() if name not in ("stream", "stream_options")}
         return replace(self, body=body, stream=False, wants_usage=False)
 
-    def upstream_body(self, model: str) -> bytes:
-        """JSON for the engine, which is asked for `model`."""
+    def upstream_body(self, model: str, changes: Body | None = None) -> bytes:
+        """JSON for the engine, which is asked for `model`; `changes` are fields for it alone."""
         self.body["model"] = model
         if self.stream:
             # Asked for in every chunk, so that a stream that is cut short is counted too.
             self.body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
         try:
-            return json.dumps(self.body, ensure_ascii=False, separators=(",", ":")).encode()
+            return json.dumps(self.body | (changes or {}), ensure_ascii=False, separators=(",", ":")).encode()
         except UnicodeEncodeError as error:
             raise invalid(
                 None,

@@ -37,6 +37,8 @@ class Target:
     """May be asked where this target cannot answer, or should not."""
     keep_days: int = 0
     """How long prompt and answer are kept; 0: not at all."""
+    reasons: bool | None = None
+    """Whether it reasons unless told otherwise, where its base can do both; None: as it does by itself."""
 
 
 @dataclass
@@ -91,7 +93,9 @@ def resolve(snapshot: Snapshot, caller: Caller, name: str, user: str = "") -> Ta
 
 def _target(version: Version, alias: str = "") -> Target:
     think, calibration = version.base.think, version.calibration
-    return Target(version.name, think, version.replicas, version.id, calibration, alias)
+    return Target(
+        version.name, think, version.replicas, version.id, calibration, alias, reasons=version.reasons
+    )
 
 
 def _escalation(published: Published, caller: Caller) -> Escalation | None:

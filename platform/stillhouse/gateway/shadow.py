@@ -11,6 +11,7 @@ from stillhouse.gateway.answers import WholeAnswer, engine_error
 from stillhouse.gateway.errors import ApiError
 from stillhouse.gateway.requests import InferenceRequest
 from stillhouse.gateway.routing import Target
+from stillhouse.gateway.thinking import for_engine
 from stillhouse.gateway.upstream import Upstream
 from stillhouse.gateway.usage import Record
 
@@ -55,7 +56,7 @@ class Shadows:
     async def _ask(self, request: InferenceRequest, target: Target, record: Record) -> None:
         self._begin(record)
         try:
-            body = request.upstream_body(target.name)
+            body = for_engine(request, target)
             headers = {"X-Request-Id": record.id}
             async with self._upstream.answer(target.replicas, request.endpoint, body, headers) as response:
                 raw = await response.read()

@@ -1,7 +1,8 @@
 """What the gateway knows: keys, aliases, versions, bases and replicas, as they stood at one moment in
 Postgres.
 
-The tables belong to the models of `accounts`, `usage`, `publishing`, `adapters`, `serving` and `catalog`.
+The tables belong to the models of `accounts`, `usage`, `publishing`, `adapters`, `training`, `datasets`,
+`serving` and `catalog`.
 They are read by SQL, in one transaction, so that an alias never points at a version that this snapshot does
 not have.
 """
@@ -73,6 +74,8 @@ class Version:
     created: int
     calibration: Calibration | None = None
     """From how sure it is of an answer to how likely that is right."""
+    reasons: bool = True
+    """It was trained to reason: more rows than not showed it, and their reasoning was shown to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +165,13 @@ _VERSIONS = """
            extract(epoch FROM version.created_at)::bigint,
            (SELECT result.calibration FROM evaluations_evaluationresult AS result
             JOIN evaluations_evaluation AS evaluation ON evaluation.id = result.evaluation_id
-            WHERE evaluation.version_id = version.id ORDER BY result.created_at DESC LIMIT 1)
+            WHERE evaluation.version_id = version.id ORDER BY result.created_at DESC LIMIT 1),
+           run.spec_body->>'think_policy' IS DISTINCT FROM 'no_think'
+               AND coalesce(2 * (report.body->>'with_reasoning')::bigint >= report.valid, true)
     FROM adapters_adapterversion AS version
     JOIN adapters_adapter AS adapter ON adapter.id = version.adapter_id
-    JOIN training_trainingrun AS run ON run.id = version.run_id"""
+    JOIN training_trainingrun AS run ON run.id = version.run_id
+    LEFT JOIN datasets_datasetreport AS report ON report.version_id = run.data_id"""
 _ALIASES = """
     SELECT DISTINCT ON (alias.id) alias.workspace_id, alias.name, publication.version_id,
            extract(epoch FROM publication.created_at)::bigint, publication.spread = 'request',
@@ -285,7 +291,8 @@ def _make_versions(
             loading=version_id in loading and version_id not in ready,
             created=created,
             calibration=Calibration.model_validate(calibration) if calibration else None,
+            reasons=reasons,
         )
-        for version_id, workspace_id, name, state, base_id, created, calibration in versions
+        for version_id, workspace_id, name, state, base_id, created, calibration, reasons in versions
         if base_id in bases
     }

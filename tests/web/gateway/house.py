@@ -42,9 +42,9 @@ class House:
     held: list[AdapterVersion] = field(default_factory=list)
     """What the engine's agent reports as ready."""
 
-    def approved(self, adapter: str = "contract-clauses") -> AdapterVersion:
+    def approved(self, adapter: str = "contract-clauses", **settings: Any) -> AdapterVersion:
         """An approved version that the engine holds."""
-        return self._hold(registry.approved(self.expert, self.lead, adapter_name=adapter))
+        return self._hold(registry.approved(self.expert, self.lead, adapter_name=adapter, **settings))
 
     def candidate(self, adapter: str = "contract-clauses") -> AdapterVersion:
         """A candidate that the engine holds."""
