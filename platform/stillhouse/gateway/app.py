@@ -13,6 +13,7 @@ from stillhouse.core.secrets import same
 from stillhouse.gateway import feedback
 from stillhouse.gateway.answers import StreamedAnswer, WholeAnswer, engine_error
 from stillhouse.gateway.auth import Caller, bearer_token, identify, wrong_key
+from stillhouse.gateway.budgets import Budgets
 from stillhouse.gateway.cold import ColdVersions
 from stillhouse.gateway.config import GatewayConfig
 from stillhouse.gateway.connection import Call, ClientGone, ClientWatch, Receive, Scope, Send, check_headers
@@ -68,7 +69,8 @@ class Gateway:
         self.tracing = Tracing(enabled=config.tracing)
         self.shadows = Shadows(self._upstream, self.ledger.begin, self.ledger.end)
         self._remote = Remote(config)
-        self._hybrid = Hybrid(self._upstream, self._remote, self.ledger, self._limits, self._book)
+        self._budgets = Budgets(config)
+        self._hybrid = Hybrid(self._upstream, self._remote, self.ledger, self._budgets, self._book)
         self._metrics = Metrics(self.link, self.ledger, self.shadows, self.cold)
 
     @classmethod
@@ -90,6 +92,7 @@ class Gateway:
         await self.shadows.stop()
         await self._upstream.stop()
         await self._remote.stop()
+        await self._budgets.stop()
         await self.link.stop()
         await self.ledger.stop()
 

@@ -24,6 +24,8 @@ class GatewayConfig:
     """Between two copies of the ledger's records to Postgres."""
     database_seconds: float = 5.0
     """Longest time one exchange with Postgres may take before the connection counts as dead."""
+    budget_seconds: float = 2.0
+    """Longest time the question for an escalation's budget may take; then the answer made here stays."""
     connect_seconds: float = 5.0
     """To open a connection to an engine."""
     silence_seconds: float = 600.0

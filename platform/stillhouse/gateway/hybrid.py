@@ -7,7 +7,6 @@ used up, a destination that is no longer allowed: the app gets what was answered
 """
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -15,12 +14,12 @@ import aiohttp
 
 from stillhouse.core.ids import new_id
 from stillhouse.gateway.answers import StreamedAnswer, WholeAnswer, engine_error, interrupted
+from stillhouse.gateway.budgets import Budgets
 from stillhouse.gateway.connection import Call, ClientWatch
 from stillhouse.gateway.doubting import CONFIDENCE, Doubt, Heard, doubt_of
 from stillhouse.gateway.errors import ApiError
 from stillhouse.gateway.judging import has_form, wants_form
 from stillhouse.gateway.ledger import Ledger
-from stillhouse.gateway.limits import Limits
 from stillhouse.gateway.passing import STREAM_HEADERS, pass_on, read_whole
 from stillhouse.gateway.remote import Remote, RemoteFailed, read_bounded
 from stillhouse.gateway.requests import InferenceRequest
@@ -71,16 +70,14 @@ class Hybrid:
         upstream: Upstream,
         remote: Remote,
         ledger: Ledger,
-        limits: Limits,
+        budgets: Budgets,
         book: Callable[[Call], None],
     ) -> None:
         self._upstream = upstream
         self._remote = remote
         self._ledger = ledger
-        self._limits = limits
+        self._budgets = budgets
         self._book = book
-        self._under_way: Counter[str] = Counter()
-        """By budget: what the answers that are being made may cost at most."""
 
     async def answer(self, call: Call, request: InferenceRequest, target: Target) -> None:
         """The answer from here, or from the remote model where there is a reason to ask it."""
@@ -129,15 +126,13 @@ class Hybrid:
         body = self._remote.body(request, escalation)
         most = len(body) // _BYTES_PER_TOKEN * escalation.prompt_price
         most += self._remote.most_tokens(request) * escalation.completion_price
-        refusal = self._refusal(escalation, most)
+        refusal = "" if self._remote.is_allowed(escalation) else "destination_not_allowed"
+        refusal = refusal or await self._budgets.set_aside(call.record, escalation, most)
         if not refusal:
-            self._under_way[escalation.budget_name] += most
             try:
                 return await self._escalate(call, request, escalation, local.reason, body)
             except RemoteFailed as error:
                 refusal = error.code
-            finally:
-                self._under_way[escalation.budget_name] -= most
         logger.warning("request %s was not escalated: %s", call.record.id, refusal)
         call.headers.append((b"x-stillhouse-escalation", b"refused; " + refusal.encode()))
         if local.error is not None:
@@ -145,12 +140,6 @@ class Hybrid:
         if request.stream:
             await call.start(200, STREAM_HEADERS)
         return local.body
-
-    def _refusal(self, escalation: Escalation, most: int) -> str:
-        if not self._remote.is_allowed(escalation):
-            return "destination_not_allowed"
-        more = self._under_way[escalation.budget_name] + most
-        return "" if self._limits.can_afford(escalation, more) else "budget_used_up"
 
     async def _escalate(
         self, call: Call, request: InferenceRequest, escalation: Escalation, reason: str, body: bytes

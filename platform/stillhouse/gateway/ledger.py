@@ -32,8 +32,9 @@ _GIVEN = _COLUMNS.replace(
     """coalesce(escalation, '') AS escalation, coalesce(prompt_price, 0) AS prompt_price,
     coalesce(completion_price, 0) AS completion_price""",
 )
-# One statement: a record and its share of the hour are there together or not at all, and a record that was
-# there already adds nothing. The order of the groups keeps two gateways from waiting for each other.
+# One statement: a record and its share of the hour are there together or not at all, a record that was there
+# already adds nothing, and a cost takes the place of what was set aside for it. The order of the groups keeps
+# two gateways from waiting for each other.
 _COPY = f"""
     WITH sent AS (
         SELECT {_GIVEN}, kept_prompt, kept_answers, kept_days FROM jsonb_to_recordset(%s::jsonb) AS record(
@@ -72,11 +73,11 @@ _COPY = f"""
         FROM fresh JOIN sent ON sent.id = fresh.id
         JOIN publishing_alias AS named ON named.workspace_id = fresh.workspace_id AND named.name = fresh.alias
         JOIN publishing_keeping AS keeping ON keeping.alias_id = named.id
-        WHERE sent.kept_prompt IS NOT NULL ON CONFLICT (id) DO NOTHING)
+        WHERE sent.kept_prompt IS NOT NULL ON CONFLICT (id) DO NOTHING
+    ), given_back AS (
+        DELETE FROM usage_escalationhold WHERE id IN (SELECT id FROM sent))
     SELECT key, sum(prompt_tokens + completion_tokens)::bigint FROM fresh
-    WHERE key <> '' AND NOT shadow GROUP BY key
-    UNION ALL
-    SELECT workspace_id || '/' || alias, sum(cost)::bigint FROM fresh WHERE cost > 0 GROUP BY 1"""
+    WHERE key <> '' AND NOT shadow GROUP BY key"""
 
 
 class Ledger:
@@ -93,8 +94,8 @@ class Ledger:
         self.refused = 0
         """Records that Postgres does not take, whatever happens."""
         self.copied: Counter[str] = Counter()
-        """Tokens by key, and costs by workspace and alias, of this process's records that Postgres has;
-        whoever has counted them takes them out."""
+        """Tokens by key of this process's records that Postgres has; whoever has counted them takes them
+        out."""
 
     @property
     def lost(self) -> int:

@@ -8,6 +8,7 @@ the minutes that follow. Over time no key gets more than its rate.
 Bounds with several gateways: each keeps the minutes by itself, so n of them together let in up to n times the
 limit of a minute. The month is counted from the ledger of all of them plus what this one has served since
 it last read, so it can be overdrawn by what was in flight and what the others served between two reads.
+What leaves the site is not of these: the budget of an escalation is one for all gateways, see `budgets`.
 """
 
 from collections import Counter
@@ -17,7 +18,7 @@ from math import ceil
 from time import monotonic
 
 from stillhouse.gateway.errors import ApiError, Headers
-from stillhouse.gateway.snapshot import Escalation, Key
+from stillhouse.gateway.snapshot import Key
 from stillhouse.gateway.usage import Record
 
 Clock = Callable[[], float]
@@ -50,7 +51,7 @@ class Limits:
         self._requests: dict[str, Bucket] = {}
         self._tokens: dict[str, Bucket] = {}
         self._unread: Counter[str] = Counter()
-        """Tokens by key, and costs by budget, that the snapshot's sums of the month do not have yet."""
+        """Tokens by key that the snapshot's sums of the month do not have yet."""
 
     def admit(self, key: Key) -> Headers:
         """Count one request and return the headers that tell the app where it stands.
@@ -83,21 +84,13 @@ class Limits:
 
     def spend(self, record: Record) -> None:
         """Count what a request used."""
-        if record.escalation:
-            self._unread[f"{record.workspace_id}/{record.alias}"] += record.cost
         if not record.key or record.shadow:
             return
         self._unread[record.key] += record.tokens
         self._tokens.setdefault(record.key, Bucket()).add(record.tokens)
 
-    def can_afford(self, escalation: Escalation, more: int) -> bool:
-        """Whether the month's budget has room for `more`."""
-        spent = escalation.spent_this_month + self._unread[escalation.budget_name]
-        return spent + more <= escalation.monthly_budget
-
     def settle(self, copied: Mapping[str, int], keys: Collection[str]) -> None:
-        """A fresh snapshot has these tokens and costs in its sums; what is not of `keys`, its keys and its
-        budgets, is forgotten."""
+        """A fresh snapshot has these tokens in its sums; what is not of `keys`, its keys, is forgotten."""
         self._unread.subtract(copied)
         for known in (self._requests, self._tokens, self._unread):
             for gone in [key for key in known if key not in keys]:

@@ -185,7 +185,7 @@ class DatabaseLink:
         try:
             async with asyncio.timeout(self._config.database_seconds):
                 self.snapshot = await read_snapshot(connection)
-            self._limits.settle(copied, _counted(self.snapshot))
+            self._limits.settle(copied, {key.id for key in self.snapshot.keys.values()})
             self._ledger.copied -= copied
             self.connected = True
             self.read_at = monotonic()
@@ -215,9 +215,3 @@ class DatabaseLink:
         waiting = self._renew()
         if not waiting.done():
             waiting.set_result(None)
-
-
-def _counted(snapshot: Snapshot) -> set[str]:
-    """Names of all that has a sum of the month: keys, and the budgets of escalations."""
-    keys = {key.id for key in snapshot.keys.values()}
-    return keys | {one.escalation.budget_name for one in snapshot.aliases.values() if one.escalation}

@@ -90,8 +90,6 @@ class Part:
 class Escalation:
     """A larger model elsewhere, and the terms on which it may be asked."""
 
-    budget_name: str
-    """Of the counter of what is spent: the alias, with its workspace."""
     url: str
     """Base URL, with its /v1."""
     model: str
@@ -100,13 +98,9 @@ class Escalation:
     prompt_price: int
     completion_price: int
     """Of a token, in billionths of the currency's unit."""
-    monthly_budget: int
-    """In the same unit."""
     reasons: Collection[str]
     threshold: float = 0.0
     """Of the reason `confidence`."""
-    spent_this_month: int = 0
-    """By the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +179,9 @@ _SHARES = """
     WHERE publication_id = ANY(%s)"""
 _ESCALATIONS = """
     SELECT alias.workspace_id, alias.name, escalation.url, escalation.model, escalation.credential,
-           escalation.prompt_price, escalation.completion_price, escalation.monthly_budget,
-           escalation.reasons, escalation.threshold, month.cost
+           escalation.prompt_price, escalation.completion_price, escalation.reasons, escalation.threshold
     FROM publishing_escalation AS escalation
     JOIN publishing_alias AS alias ON alias.id = escalation.alias_id
-    CROSS JOIN LATERAL (
-        SELECT coalesce(sum(hour.cost), 0)::bigint AS cost FROM usage_usagehour AS hour
-        WHERE hour.workspace_id = alias.workspace_id AND hour.alias = alias.name AND hour.cost > 0
-              AND hour.hour >= date_trunc('month', now(), 'UTC')) AS month
     WHERE escalation.enabled"""
 
 
@@ -231,10 +220,7 @@ async def _rows(connection: Connection, query: str, *parameters: object) -> list
 def _make_aliases(
     aliases: list[Any], shares: list[Any], escalations: list[Any], versions: Mapping[str, Version]
 ) -> dict[tuple[str, str], Published]:
-    elsewhere = {
-        (workspace_id, name): Escalation(f"{workspace_id}/{name}", *terms)
-        for workspace_id, name, *terms in escalations
-    }
+    elsewhere = {(workspace_id, name): Escalation(*terms) for workspace_id, name, *terms in escalations}
     parts = {
         (publication_id, shadow): Part(versions[version_id], percent)
         for publication_id, version_id, percent, shadow in shares

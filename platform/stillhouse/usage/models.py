@@ -93,6 +93,21 @@ class UsageHour(models.Model):
         indexes: ClassVar = [models.Index(fields=["caller", "hour"])]
 
 
+class EscalationHold(models.Model):
+    """What the answer of a remote model that is being made may cost at most, set aside from its budget."""
+
+    id = IdField("req")
+    """Of its usage record, which takes the hold's place."""
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="+")
+    alias = models.CharField(max_length=60)
+    amount = models.PositiveBigIntegerField()
+    """In billionths of the currency's unit."""
+    at = models.DateTimeField()
+
+    class Meta:
+        indexes: ClassVar = [models.Index(fields=["workspace", "alias"])]
+
+
 class KeptExchange(models.Model):
     """A prompt and what answered it, of an alias whose workspace keeps them for a while."""
 

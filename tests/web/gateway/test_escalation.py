@@ -1,9 +1,14 @@
 """A larger model elsewhere: when it is asked, what it is sent, what it costs. A second engine plays it."""
 
 import json
+import signal
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,9 +22,11 @@ from stillhouse.core.errors import NotFound, UserError
 from stillhouse.gateway.judging import fits
 from stillhouse.publishing.escalation import EscalationTerms, start_escalation, stop_escalation
 from stillhouse.publishing.models import Alias, Escalation
-from stillhouse.usage.models import UsageHour, UsageRecord
+from stillhouse.usage.models import EscalationHold, UsageHour, UsageRecord
+from tests.web.gateway.cable import Cable
 from tests.web.gateway.engine import Engine, Script, wait_until
 from tests.web.gateway.house import House, Serve, Serving, gateway_config
+from tests.web.gateway.process import uvicorn
 from tests.web.gateway.test_shares import settle
 
 ASK: Any = [{"role": "user", "content": "Which clause is this?"}]
@@ -207,6 +214,108 @@ def test_nothing_is_spent_beyond_the_budget(
     )
     short = ask(hybrid, house.secret, response_format=SCHEMA, max_tokens=100)  # there is room for this one
     assert short.headers["x-stillhouse-escalation"] == "format" and remote.seen[-1]["max_tokens"] == 100
+
+
+def test_one_budget_for_all_gateways(
+    house: House, stable: Alias, remote: Engine, destinations: tuple[str, ...], serve: Serve
+) -> None:
+    """Two gateways, ten requests at once, room for three answers: three go out, before any of them is in the
+    ledger."""
+    price = Decimal("0.042")  # 4096 tokens at 10 per million, and a prompt
+    start_escalation(by=house.lead, alias=stable, terms=terms(remote, monthly_budget=3 * price))
+    house.engine.script, remote.script = Script(text="no form"), Script(text="{}", pause=1.0)
+    gateways = [serve(gateway_config(destinations=destinations)) for _ in range(2)]
+    with ThreadPoolExecutor(10) as pool:
+        answers = pool.map(
+            lambda number: ask(gateways[number % 2], house.secret, response_format={"type": "json_object"}),
+            range(10),
+        )
+        said = Counter(answer.headers["x-stillhouse-escalation"] for answer in answers)
+    assert said == {"format": 3, "refused; budget_used_up": 7} and len(remote.seen) == 3
+    rows(13)
+    assert not EscalationHold.objects.exists()
+    assert (
+        ask(gateways[1], house.secret, response_format={"type": "json_object"}).headers[
+            "x-stillhouse-escalation"
+        ]
+        == "format"
+    ), "the costs have taken the place of what was set aside, and they are small"
+
+
+def test_without_postgres_nothing_leaves(
+    house: House, stable: Alias, remote: Engine, destinations: tuple[str, ...], serve: Serve
+) -> None:
+    start_escalation(by=house.lead, alias=stable, terms=terms(remote))
+    house.engine.script = Script(text="no form")
+    with Cable(gateway_config().database_url) as cable:
+        serving = serve(gateway_config(destinations=destinations, database_url=cable.url, budget_seconds=0.5))
+        assert (
+            ask(serving, house.secret, response_format=SCHEMA).headers["x-stillhouse-version"] == "remote:big"
+        )
+        cable.cut()
+        answer = ask(serving, house.secret, response_format=SCHEMA)
+        assert answer.headers["x-stillhouse-escalation"] == "refused; budget_unknown"
+        assert answer.json()["choices"][0]["message"]["content"] == "no form" and len(remote.seen) == 1
+        cable.mend()
+        assert wait_until(
+            lambda: (
+                ask(serving, house.secret, response_format=SCHEMA).headers["x-stillhouse-version"]
+                == "remote:big"
+            )
+        )
+
+
+def test_a_gateway_killed_over_an_escalation_leaves_its_row_and_its_cost(
+    house: House, stable: Alias, remote: Engine, destinations: tuple[str, ...], tmp_path: Path
+) -> None:
+    start_escalation(by=house.lead, alias=stable, terms=terms(remote))
+    house.engine.script = Script(text='{"type": "fe', finish="length")
+    remote.script = Script(text="x" * 500, piece=1, pause=0.02)
+    received = threading.Event()
+    with uvicorn(SPOOL_DIR=str(tmp_path), ESCALATION_DESTINATIONS=destinations[0]) as server:
+
+        def stream() -> None:
+            with (
+                pytest.raises(httpx.TransportError),
+                server.client.stream(
+                    "POST",
+                    "/v1/chat/completions",
+                    headers={"authorization": f"Bearer {house.secret}"},
+                    json={"model": "clauses", "messages": ASK, "stream": True, "response_format": SCHEMA},
+                ) as answer,
+            ):
+                for number, _ in enumerate(answer.iter_lines()):
+                    if number == 40:
+                        received.set()
+
+        reader = threading.Thread(target=stream)
+        reader.start()
+        assert received.wait(15)
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait(10)
+        reader.join(10)
+    assert wait_until(lambda: remote.aborted == 1), "the remote model stops, too"
+    (hold,) = EscalationHold.objects.all()
+    assert hold.amount > 4096 * 10_000, "still set aside: nobody knows yet what it came to"
+    with uvicorn(SPOOL_DIR=str(tmp_path)):
+        assert wait_until(lambda: UsageRecord.objects.count() == 2, 20)
+    killed, unseen = rows(2)
+    assert (killed.id, killed.status, killed.served, killed.escalation) == (
+        hold.id,
+        0,
+        "remote:big",
+        "format",
+    )
+    assert 15 <= killed.completion_tokens <= remote.sent
+    assert killed.cost == killed.prompt_tokens * 2_500 + killed.completion_tokens * 10_000
+    assert (unseen.served, unseen.shadow, unseen.completion_tokens, unseen.cost) == (
+        house.held[0].serving_name,
+        True,
+        12,
+        0,
+    )
+    assert sum(UsageHour.objects.values_list("cost", flat=True)) == killed.cost
+    assert not EscalationHold.objects.exists()
 
 
 def test_a_remote_model_that_fails_leaves_the_local_answer(
