@@ -6,13 +6,12 @@ Nothing it meets ends it.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from workers.contract import (
-    AdapterManifest,
     HeldVersion,
     PoolReport,
     PoolWait,
@@ -28,18 +27,19 @@ from workers.serving.files import (
     DiskFull,
     VersionRefused,
     base_digest,
-    check_base,
-    check_folder,
     check_name,
 )
+from workers.serving.loading import Loader
 from workers.serving.plan import (
     FIRST_PAUSE,
+    MOST_LOADS,
     UNLOAD_AFTER_SECONDS,
     Action,
     Fetch,
     Forget,
     LearnBase,
     Load,
+    ProveRest,
     Record,
     Situation,
     Unload,
@@ -48,7 +48,7 @@ from workers.serving.plan import (
     next_action,
     pause_after,
 )
-from workers.serving.proof import NotProven, Proofs
+from workers.serving.proof import NotProven
 from workers.serving.settings import AgentSettings
 from workers.wire.api import PlatformAPI, Refused, Unreachable, growing_pauses
 from workers.wire.transfer import TransferError
@@ -58,6 +58,8 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 2.0
 """Between looks while the platform has not said how often."""
 SHORTEST_POLL, LONGEST_POLL = 0.2, 30.0
+AWAY_POLL = 0.1
+"""Between looks at an engine that does not answer: apps wait for it."""
 WAIT_SECONDS = 3.0
 """Of one call at the platform's doorbell. A web process that is being stopped waits for it to end."""
 EXPECTED = (EngineError, NotProven, VersionRefused, DiskFull, TransferError)
@@ -80,7 +82,7 @@ class Agent:
         self._unwanted_since: dict[str, float] = {}
         self._unused_since: dict[Sha256, float] = {}
         self._refused: list[HeldVersion] = []
-        self._proofs = Proofs(self._engine)
+        self._loader = Loader(self._engine, self._cache, max_rank=settings.max_rank)
         self._wanted: list[WantedVersion] | None = None
         self._base: tuple[str, Sha256] | None = None
         self._poll_seconds = POLL_SECONDS
@@ -135,10 +137,23 @@ class Agent:
                 if busy is None and (action := self._next()) is not None:
                     busy = pool.submit(self._guarded, partial(self._perform, action))
                     busy.add_done_callback(lambda _: self._wake.set())  # worth reporting at once
-                self._wake.wait(self._poll_seconds)
-                self._wake.clear()
+                self._rest()
                 if busy is not None and busy.done():
                     busy = None
+
+    def _rest(self) -> None:
+        """Until the next look is due: when something wakes, in time, or when the engine is back."""
+        until = time.monotonic() + self._poll_seconds
+        while not self._wake.wait(
+            min(AWAY_POLL, self._poll_seconds) if self._is_away else self._poll_seconds
+        ):
+            if time.monotonic() >= until or not self._is_away or self._engine.answers():
+                break
+        self._wake.clear()
+
+    @property
+    def _is_away(self) -> bool:
+        return not self._view.healthy
 
     def _hear_bell(self) -> None:
         """Wake the loop whenever the platform rings. What is not heard is found by the next poll."""
@@ -171,8 +186,8 @@ class Agent:
         if not self._view.healthy:
             return
         self._learn_base(self._view.base)
-        for name, digest in self._registered().items():
-            self._perform(Load(name, digest))
+        if registered := self._registered():
+            self._perform(Load(list(registered.items())))
 
     def _look_and_sync(self) -> None:
         self._view = self._engine.look()
@@ -278,8 +293,10 @@ class Agent:
                 self._learn_base(base)
             case Fetch(version):
                 self._recorded(version.name, version.digest, lambda: self._fetch(version))
-            case Load(name, digest):
-                self._recorded(name, digest, lambda: self._load(name, digest))
+            case Load(versions):
+                self._load_all(versions)
+            case ProveRest(name, digest):
+                self._recorded(name, digest, lambda: self._prove_rest(digest))
             case Forget(digest):
                 self._cache.delete(digest)
                 self._records.pop(digest, None)
@@ -323,47 +340,19 @@ class Agent:
         self._cache.fetch(version, max_rank=self._settings.max_rank, check=self._check_stopped)
         return Record(version.name)
 
-    def _load(self, name: str, digest: Sha256) -> Record:
-        """Check the files again, load them when they are not registered, prove.
+    def _load_all(self, versions: Sequence[tuple[str, Sha256]]) -> None:
+        """At a time: the engine proves them in one batch. Each is reported as soon as it is ready."""
+        view = self._engine.look()
 
-        Unloads what cannot be proven.
-        """
-        view, folder = self._engine.look(), self._cache.path(digest)
-        registered = view.adapters.get(name)
-        if not view.healthy or self._base is None or self._base[0] != view.base:
-            raise EngineError("The engine went away before the adapter could be loaded.")
-        manifest = self._checked(folder, digest, is_registered=registered is not None)
-        load_ms: float | None = None
-        if registered is None:
-            began = time.monotonic()
-            self._engine.load(name, str(folder))
-            load_ms = (time.monotonic() - began) * 1000
-        elif Path(registered) != folder:
-            raise VersionRefused(
-                "The engine holds other files under this name, which are not ours. Restart the engine."
-            )
-        try:
-            proof = self._proofs.prove(view, name, digest, manifest)
-        except (EngineError, NotProven):
-            self._engine.unload(name)
-            raise
-        log.info("%s is ready: %s", name, proof)
-        return Record(name, state="ready", proof=proof, load_ms=load_ms, incarnation=view.incarnation)
+        def load(version: tuple[str, Sha256]) -> None:
+            self._recorded(*version, lambda: self._loader.load(view, self._base, *version))
+            self._wake.set()
 
-    def _checked(self, folder: Path, digest: Sha256, *, is_registered: bool) -> AdapterManifest:
-        """The manifest of files that are still right.
+        with ThreadPoolExecutor(MOST_LOADS, thread_name_prefix="agent-load") as pool:
+            list(pool.map(load, versions))
 
-        Damaged ones are dropped, and fetched again, when it is safe.
-        """
-        try:
-            manifest = check_folder(folder, digest, max_rank=self._settings.max_rank)
-        except (VersionRefused, OSError):
-            if not is_registered:
-                self._cache.delete(digest)
-            raise
-        assert self._base is not None
-        check_base(manifest, *self._base)
-        return manifest
+    def _prove_rest(self, digest: Sha256) -> Record:
+        return self._loader.prove_rest(self._engine.look(), self._base, self._records[digest], digest)
 
     def _check_stopped(self) -> None:
         if self._stopping.is_set():
@@ -378,7 +367,9 @@ def _in_words(action: Action) -> str:
             return f"reading the digest of base {base}"
         case Fetch(version):
             return f"fetching {version.name}"
-        case Load(name, _):
-            return f"loading and proving {name}"
+        case Load(versions):
+            return f"loading and proving {', '.join(name for name, _ in versions)}"
+        case ProveRest(name, _):
+            return f"proving the rest of {name}"
         case Forget(digest):
             return f"deleting the files of {digest[:12]}"

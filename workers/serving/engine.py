@@ -91,10 +91,17 @@ class Engine:
     def close(self) -> None:
         self._client.close()
 
+    def answers(self) -> bool:
+        """Whether it is healthy, and nothing more."""
+        try:
+            return self._client.get("/health", timeout=LOOK_TIMEOUT).is_success
+        except httpx.HTTPError:
+            return False
+
     def look(self) -> EngineView:
         """What the engine is and holds now; an engine that does not answer is unhealthy, not an error."""
         try:
-            if not self._client.get("/health", timeout=LOOK_TIMEOUT).is_success:
+            if not self.answers():
                 return self._away()
             models = _Models.model_validate_json(self._get("/v1/models"))
             version = _Version.model_validate_json(self._get("/version")).version
@@ -127,10 +134,6 @@ class Engine:
         """Unregister `name`; new requests under it are refused from now on. Unknown names are fine."""
         self._admin("/v1/unload_lora_adapter", {"lora_name": name}, fine=(httpx.codes.NOT_FOUND,))
 
-    def warm_up(self, model: str, prompt: Sequence[int]) -> None:
-        """A few generated tokens, so that the first person's request finds everything in memory."""
-        self._complete({"model": model, "prompt": list(prompt), "max_tokens": 2, "temperature": 0})
-
     def target_logprobs(
         self, model: str, samples: Sequence[tuple[Sequence[int], Sequence[int]]]
     ) -> list[list[float]]:
@@ -138,7 +141,8 @@ class Engine:
         request.
 
         Prompt and target go in as the prompt, so the engine scores the target without sampling it; asking for
-        prompt log-probabilities makes it compute them anew instead of reading its prefix cache.
+        prompt log-probabilities makes it compute them anew instead of reading its prefix cache. It warms the
+        model up as well: the first person's request finds everything in memory.
         """
         prompts = [[*prompt, *target] for prompt, target in samples]
         completion = self._complete(

@@ -16,6 +16,12 @@ FILES_KEPT_SECONDS = 600.0
 while a request that uses it runs: the engine may read them again in the middle of it, and dies when they are
 gone.
 """
+MOST_LOADS = 4
+"""Versions loaded and proven at a time: as many as an engine has in one batch."""
+REST_AFTER_SECONDS = 60.0
+"""A version that was proven shortly is proven in whole when the engine is idle, and after this long in any
+case.
+"""
 CROWDED_SECONDS = 15.0
 """The same while the disk is nearly full: long enough for a request that had just begun to show."""
 
@@ -31,6 +37,10 @@ class Record:
     load_ms: float | None = None
     incarnation: str = ""
     """The engine's incarnation in which `state` came to be."""
+    is_whole: bool = True
+    """Nothing is left to prove."""
+    since: float = 0.0
+    """Monotonic time at which it became ready."""
     failures: int = 0
     """In a row."""
     not_before: float = 0.0
@@ -54,7 +64,14 @@ class Fetch:
 
 @dataclass(frozen=True)
 class Load:
-    """Load when it is not registered, then warm up and prove."""
+    """Load those that are not registered, and prove them, all at a time: (name, digest)."""
+
+    versions: Sequence[tuple[str, Sha256]]
+
+
+@dataclass(frozen=True)
+class ProveRest:
+    """Prove in whole what was proven shortly."""
 
     name: str
     digest: Sha256
@@ -65,7 +82,7 @@ class Forget:
     digest: Sha256
 
 
-Action = Unload | LearnBase | Fetch | Load | Forget
+Action = Unload | LearnBase | Fetch | Load | ProveRest | Forget
 
 
 @dataclass(frozen=True)
@@ -88,7 +105,12 @@ class Situation:
 def next_action(situation: Situation) -> Action | None:
     """The one most useful thing to do, or None. Unloading first, so that slots are free; deleting last."""
     return (
-        _stray(situation) or _base(situation) or _load(situation) or _fetch(situation) or _forget(situation)
+        _stray(situation)
+        or _base(situation)
+        or _load(situation)
+        or _fetch(situation)
+        or _prove_rest(situation)
+        or _forget(situation)
     )
 
 
@@ -150,11 +172,24 @@ def _base(situation: Situation) -> Action | None:
 def _load(situation: Situation) -> Action | None:
     if not situation.engine.healthy or not situation.base_known:
         return None
+    due = [version for version in situation.wanted if _is_to_load(version, situation)]
+    first = [version for version in due if version.required] or due  # nobody published waits for a cold one
+    return Load([(version.name, version.digest) for version in first[:MOST_LOADS]]) if first else None
+
+
+def _is_to_load(version: WantedVersion, situation: Situation) -> bool:
+    record = situation.records.get(version.digest)
+    ready = is_ready(version.name, record, situation.engine)
+    return version.digest in situation.cached and not ready and _is_due(record, situation)
+
+
+def _prove_rest(situation: Situation) -> Action | None:
     for version in situation.wanted:
         record = situation.records.get(version.digest)
-        ready = is_ready(version.name, record, situation.engine)
-        if version.digest in situation.cached and not ready and _is_due(record, situation):
-            return Load(version.name, version.digest)
+        if record is None or record.is_whole or not is_ready(version.name, record, situation.engine):
+            continue
+        if situation.engine.requests == 0 or situation.now - record.since >= REST_AFTER_SECONDS:
+            return ProveRest(version.name, version.digest)
     return None
 
 

@@ -10,6 +10,7 @@ the adapter's name, nothing moves.
 import math
 from collections.abc import Sequence
 from hashlib import sha256
+from threading import Lock
 from typing import TypeVar
 
 from workers.contract import AdapterManifest, GoldenSample, ServingProof, Sha256
@@ -27,64 +28,11 @@ KERNEL_NOISE = 0.05
 """Nats a token by which two right replicas may differ at least: other kernels, another batch."""
 
 MOST_REMEMBERED = 2000
-"""Versions proven, and sets of samples; a few hundred numbers each."""
+"""Versions proven, and samples; a hundred numbers each."""
 
 
 class NotProven(Exception):
     """The replica cannot show that it applies the adapter. The text is a sentence for the pool page."""
-
-
-def prove(
-    engine: Engine,
-    *,
-    name: str,
-    base: str,
-    max_length: int,
-    golden: Sequence[GoldenSample],
-    base_gave: list[list[float]] | None = None,
-) -> tuple[ServingProof, list[list[float]]]:
-    """Measure `name` and `base` on the engine against the trainer's numbers.
-
-    Also returns what the base gave for each sample (nats), which the next call is spared with as `base_gave`.
-    Raises EngineError and NotProven.
-    """
-    samples = [fitted for sample in golden if (fitted := _fit(sample, max_length))]
-    if not samples:
-        raise NotProven(
-            "The manifest holds no golden samples that this engine can score, so nothing can be proven."
-        )
-    asked = [(sample.prompt_ids, sample.target_ids) for sample in samples]
-    engine.warm_up(name, samples[0].prompt_ids)
-    adapter, base_alone = (
-        engine.target_logprobs(name, asked),
-        base_gave or engine.target_logprobs(base, asked),
-    )
-    proof = judge(
-        [value for values in adapter for value in values],
-        [value for values in base_alone for value in values],
-        [value for sample in samples for value in sample.logprobs],
-        [value for sample in samples for value in sample.base_logprobs],
-    )
-    return proof, base_alone
-
-
-def prove_again(
-    engine: Engine,
-    *,
-    name: str,
-    max_length: int,
-    golden: Sequence[GoldenSample],
-    base_gave: Sequence[Sequence[float]],
-) -> ServingProof | None:
-    """The proof after a restart of the same engine, short because apps wait: the sample that training changed
-    most, against what the base gave for it before. None where that does not settle it: prove in full then."""
-    sample = next(fitted for one in golden if (fitted := _fit(one, max_length)))
-    [adapter] = engine.target_logprobs(name, [(sample.prompt_ids, sample.target_ids)])
-    try:
-        proof = judge(adapter, base_gave[0], sample.logprobs, sample.base_logprobs)
-    except NotProven:
-        return None
-    return proof if proof.code == "applied" else None
 
 
 def judge(
@@ -147,32 +95,82 @@ def _mean_distance(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 class Proofs:
-    """Proves one replica's versions, and remembers what need not be asked twice."""
+    """Proves one replica's versions, several at a time, and remembers what need not be asked twice."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._base_gave: dict[tuple[str, ...], list[list[float]]] = {}
-        """What the base gave for golden samples, by engine, base, context and samples."""
-        self._proven: dict[tuple[str, ...], None] = {}
-        """Versions proven in full, by engine, base, context and digest; the oldest first. Kept when their
-        files go: a cold version that comes back has an app waiting for it."""
+        self._base_gave: dict[tuple[str, ...], list[float]] = {}
+        """What the base gave for a golden sample (nats), by engine, base, context and sample."""
+        self._whole: dict[tuple[str, ...], None] = {}
+        """Versions proven by all of their samples, by engine, base, context and digest."""
+        self._asking_base = Lock()
 
-    def prove(self, view: EngineView, name: str, digest: Sha256, manifest: AdapterManifest) -> ServingProof:
-        """In full the first time, shortly after a restart of the same engine. The base is asked once for the
-        same samples: versions of one dataset have them in common. Raises as the function `prove`."""
-        engine, golden = (view.version, view.base, str(view.max_length)), manifest.golden
-        samples = (*engine, sha256(repr(golden).encode()).hexdigest())
-        base, length = self._base_gave.get(samples), view.max_length
-        if base and (*engine, digest) in self._proven:
-            proof = prove_again(self._engine, name=name, max_length=length, golden=golden, base_gave=base)
-            if proof is not None:
-                return proof
-        proof, base = prove(
-            self._engine, name=name, base=view.base, max_length=length, golden=golden, base_gave=base
-        )
-        _remember(self._base_gave, samples, base)
-        _remember(self._proven, (*engine, digest), None)
+    def prove(
+        self, view: EngineView, name: str, digest: Sha256, manifest: AdapterManifest
+    ) -> tuple[ServingProof, bool]:
+        """Short, because apps may be waiting: by the sample that training changed most, and by all of them
+        where that one does not tell adapter and base apart.
+
+        Also returns whether there is nothing left to prove of this version, with this engine. Raises
+        EngineError and NotProven.
+        """
+        samples = _fitting(view, manifest)
+        try:
+            proof = self._measure(view, name, samples[:1])
+        except NotProven:
+            proof = None
+        if proof is not None and (proof.code == "applied" or len(samples) == 1):
+            return proof, len(samples) == 1 or _key(view, digest) in self._whole
+        return self.prove_whole(view, name, digest, manifest), True
+
+    def prove_whole(
+        self, view: EngineView, name: str, digest: Sha256, manifest: AdapterManifest
+    ) -> ServingProof:
+        """By all golden samples. Raises EngineError and NotProven."""
+        proof = self._measure(view, name, _fitting(view, manifest))
+        _remember(self._whole, _key(view, digest), None)
         return proof
+
+    def _measure(self, view: EngineView, name: str, samples: Sequence[GoldenSample]) -> ServingProof:
+        adapter = self._engine.target_logprobs(name, _asked(samples))
+        base = self._base(view, samples)
+        return judge(
+            [value for values in adapter for value in values],
+            [value for values in base for value in values],
+            [value for sample in samples for value in sample.logprobs],
+            [value for sample in samples for value in sample.base_logprobs],
+        )
+
+    def _base(self, view: EngineView, samples: Sequence[GoldenSample]) -> list[list[float]]:
+        """Asked once for each sample: versions of one dataset have them in common."""
+        keys = [_key(view, sha256(repr(sample).encode()).hexdigest()) for sample in samples]
+        with self._asking_base:
+            found = {key: self._base_gave[key] for key in keys if key in self._base_gave}
+            missing = [(key, sample) for key, sample in zip(keys, samples, strict=True) if key not in found]
+            if missing:
+                gave = self._engine.target_logprobs(view.base, _asked([sample for _, sample in missing]))
+                found |= {key: values for (key, _), values in zip(missing, gave, strict=True)}
+                for key, values in found.items():
+                    _remember(self._base_gave, key, values)
+        return [found[key] for key in keys]
+
+
+def _fitting(view: EngineView, manifest: AdapterManifest) -> list[GoldenSample]:
+    """The samples that this engine can score, the one that training changed most first."""
+    samples = [fitted for sample in manifest.golden if (fitted := _fit(sample, view.max_length))]
+    if not samples:
+        raise NotProven(
+            "The manifest holds no golden samples that this engine can score, so nothing can be proven."
+        )
+    return samples
+
+
+def _asked(samples: Sequence[GoldenSample]) -> list[tuple[Sequence[int], Sequence[int]]]:
+    return [(sample.prompt_ids, sample.target_ids) for sample in samples]
+
+
+def _key(view: EngineView, what: str) -> tuple[str, ...]:
+    return view.version, view.base, str(view.max_length), what
 
 
 def _remember(known: dict[tuple[str, ...], T], key: tuple[str, ...], value: T) -> None:

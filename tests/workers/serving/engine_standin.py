@@ -5,6 +5,8 @@ The real engine has its own, slow test.
 
 import json
 import threading
+import time
+from collections.abc import Container
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,6 +29,15 @@ class EngineStandIn:
     loads: list[str] = field(default_factory=list)
     unloads: list[str] = field(default_factory=list)
     completions: int = 0
+    asked: list[tuple[str, int]] = field(default_factory=list)
+    """Of every completion: the model, and how many prompts."""
+    pause: float = 0.0
+    """Seconds that a completion takes."""
+    at_once: int = 0
+    most_at_once: int = 0
+    """Completions at a time."""
+    lies_about: Container[int] = ()
+    """Gives the base's numbers for the golden samples of these indices, whoever is asked."""
     running: dict[str, int] = field(default_factory=dict)
     """Requests of each adapter that are still running, registered or not."""
     url: str = ""
@@ -59,9 +70,10 @@ class EngineStandIn:
         applied = model in self.adapters and self.applies_adapters
         for folder in dict.fromkeys(self.loads):
             manifest = AdapterManifest.model_validate_json((Path(folder) / "manifest.json").read_bytes())
-            for sample in manifest.golden:
+            for index, sample in enumerate(manifest.golden):
                 if [*sample.prompt_ids, *sample.target_ids] == prompt:
-                    target = sample.logprobs if applied else sample.base_logprobs
+                    honest = applied and index not in self.lies_about
+                    target = sample.logprobs if honest else sample.base_logprobs
                     return [-9.0] * len(sample.prompt_ids) + [value + NOISE for value in target]
         return [-9.0] * len(prompt)
 
@@ -98,7 +110,11 @@ def _handler(engine: EngineStandIn) -> type[BaseHTTPRequestHandler]:
                 self._json(200 if engine.adapters.pop(body["lora_name"], None) else 404, {})
             else:
                 engine.completions += 1
+                engine.at_once += 1
+                engine.most_at_once = max(engine.most_at_once, engine.at_once)
+                time.sleep(engine.pause)
                 self._complete(body)
+                engine.at_once -= 1
 
         def _load(self, name: str, path: str) -> None:
             problem = (
@@ -118,7 +134,8 @@ def _handler(engine: EngineStandIn) -> type[BaseHTTPRequestHandler]:
             if body["model"] not in {engine.base, *engine.adapters}:
                 self._json(404, {"error": {"message": "The model does not exist."}})
                 return
-            prompts = body["prompt"] if isinstance(body["prompt"][0], list) else [body["prompt"]]
+            prompts = body["prompt"]
+            engine.asked.append((body["model"], len(prompts)))
             choices = []
             for index, prompt in enumerate(prompts):
                 scored = zip(prompt, engine.logprobs(body["model"], prompt), strict=True)

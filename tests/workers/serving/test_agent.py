@@ -118,8 +118,11 @@ def test_a_wanted_version_is_fetched_loaded_proven_and_reported(
     built = build(base_digest)
     want(platform, built)
     with running(settings):
-        (ready,) = wait_for(lambda: held(platform, "ready"))
+        (short,) = wait_for(lambda: held(platform, "ready"))
+        (ready,) = wait_for(lambda: [v for v in held(platform, "ready") if v["proof"]["tokens"] == 6])
 
+    assert short["proof"]["tokens"] == 3, "apps wait for the first sample only"
+    assert engine.asked == [(built.name, 1), ("tiny", 1), (built.name, 2), ("tiny", 1)]
     assert (ready["name"], ready["digest"]) == (built.name, built.digest)
     assert ready["proof"]["adapter_distance"] == pytest.approx(0.05)
     assert ready["proof"]["base_distance"] == pytest.approx(2.82, abs=0.01)
@@ -164,7 +167,7 @@ def test_an_engine_that_restarts_gets_everything_back_without_the_store(
     versions = [build(base_digest, seed=seed) for seed in range(3)]
     want(platform, *versions)
     with running(settings):
-        wait_for(lambda: len(held(platform, "ready")) == 3)
+        wait_for(lambda: [v["proof"]["tokens"] for v in held(platform, "ready")] == [6, 6, 6])
         before = platform.syncs[-1]["incarnation"]
         platform.objects.clear()
         asked = engine.completions
@@ -181,6 +184,47 @@ def test_an_engine_that_restarts_gets_everything_back_without_the_store(
         wait_for(lambda: len(held(platform, "failed")) == 3)
     assert len(engine.loads) == 9
     assert engine.adapters == {}, "a short proof lets nothing through that a long one would not"
+
+
+def test_what_the_rest_of_the_proof_finds_out_is_unloaded(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    engine.lies_about = range(1, 8)
+    want(platform, build(base_digest, golden=8))
+    with running(settings):
+        wait_for(lambda: held(platform, "ready"))
+        (failed,) = wait_for(lambda: held(platform, "failed"))
+    assert "does not clearly apply the adapter" in failed["error"] and engine.adapters == {}
+
+
+def test_a_first_sample_that_settles_nothing_has_the_others_asked(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    """The engine gives the base's numbers for the first sample alone: the others outvote it."""
+    engine.lies_about = (0,)
+    want(platform, build(base_digest, golden=8))
+    with running(settings):
+        (ready,) = wait_for(lambda: held(platform, "ready"))
+    assert ready["proof"]["tokens"] == 24 and ready["proof"]["share"] < 1
+
+
+def test_several_are_loaded_at_a_time_and_the_published_ones_first(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    versions = [build(base_digest, seed=seed) for seed in range(5)]
+    want(platform, *versions)
+    with running(settings):
+        wait_for(lambda: [v["proof"]["tokens"] for v in held(platform, "ready")] == [6] * 5)
+        wanted = platform.sync(None)[1].wanted
+        published = [one.model_copy(update={"required": one.name == versions[4].name}) for one in wanted]
+        platform.sync = lambda report: (200, PoolWanted(wanted=published, poll_seconds=0.2))
+        before = platform.syncs[-1]["incarnation"]
+        engine.loads.clear()
+        engine.most_at_once, engine.pause = 0, 0.2
+        engine.restart()
+        wait_for(lambda: platform.syncs[-1]["incarnation"] != before and len(held(platform, "ready")) == 5)
+    assert Path(engine.loads[0]).name == versions[4].digest
+    assert engine.most_at_once == 4
 
 
 def test_an_engine_that_is_away_holds_nothing_ready(

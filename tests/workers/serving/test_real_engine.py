@@ -255,7 +255,7 @@ def test_a_proof_under_load_does_the_engine_no_harm(
         def busy() -> None:
             client = Engine(url)
             while not stop.is_set():
-                client.warm_up(BASE_ID, list(range(100, 160)))
+                client.target_logprobs(BASE_ID, [(list(range(100, 159)), [160])])
 
         others = [threading.Thread(target=busy) for _ in range(4)]
         for thread in others:

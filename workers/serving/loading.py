@@ -1,0 +1,93 @@
+"""One version at the engine: files checked, registered, proven; unregistered where it cannot be."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from workers.contract import AdapterManifest, Sha256
+from workers.serving.engine import Engine, EngineError, EngineView
+from workers.serving.files import AdapterCache, VersionRefused, check_base, check_folder
+from workers.serving.plan import Record, is_ready
+from workers.serving.proof import NotProven, Proofs
+
+log = logging.getLogger(__name__)
+
+Base = tuple[str, Sha256]
+"""Name and digest of the base that the engine serves."""
+
+
+class Loader:
+    """Several versions may be loaded at a time, from threads of their own."""
+
+    def __init__(self, engine: Engine, cache: AdapterCache, *, max_rank: int) -> None:
+        self._engine = engine
+        self._cache = cache
+        self._max_rank = max_rank
+        self._proofs = Proofs(engine)
+
+    def load(self, view: EngineView, base: Base | None, name: str, digest: Sha256) -> Record:
+        """Check the files again, load them when they are not registered, prove.
+
+        Raises EngineError, VersionRefused and NotProven.
+        """
+        registered, folder = view.adapters.get(name), self._cache.path(digest)
+        manifest = self._checked(view, base, digest, is_registered=registered is not None)
+        load_ms: float | None = None
+        if registered is None:
+            began = time.monotonic()
+            self._engine.load(name, str(folder))
+            load_ms = (time.monotonic() - began) * 1000
+        elif Path(registered) != folder:
+            raise VersionRefused(
+                "The engine holds other files under this name, which are not ours. Restart the engine."
+            )
+        with self._unloading_on_failure(name):
+            proof, is_whole = self._proofs.prove(view, name, digest, manifest)
+        log.info("%s is ready: %s", name, proof)
+        return Record(
+            name,
+            state="ready",
+            proof=proof,
+            load_ms=load_ms,
+            incarnation=view.incarnation,
+            is_whole=is_whole,
+            since=time.monotonic(),
+        )
+
+    def prove_rest(self, view: EngineView, base: Base | None, record: Record, digest: Sha256) -> Record:
+        """Prove in whole what was proven shortly. Raises as `load`."""
+        if not is_ready(record.name, record, view):
+            raise EngineError("The engine went away before the adapter was proven in whole.")
+        manifest = self._checked(view, base, digest, is_registered=True)
+        with self._unloading_on_failure(record.name):
+            proof = self._proofs.prove_whole(view, record.name, digest, manifest)
+        return replace(record, proof=proof, is_whole=True)
+
+    def _checked(
+        self, view: EngineView, base: Base | None, digest: Sha256, *, is_registered: bool
+    ) -> AdapterManifest:
+        """The manifest of files that are still right.
+
+        Damaged ones are dropped, and fetched again, when it is safe.
+        """
+        if not view.healthy or base is None or base[0] != view.base:
+            raise EngineError("The engine went away before the adapter could be loaded.")
+        try:
+            manifest = check_folder(self._cache.path(digest), digest, max_rank=self._max_rank)
+        except (VersionRefused, OSError):
+            if not is_registered:
+                self._cache.delete(digest)
+            raise
+        check_base(manifest, *base)
+        return manifest
+
+    @contextmanager
+    def _unloading_on_failure(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (EngineError, NotProven):
+            self._engine.unload(name)
+            raise
