@@ -1,8 +1,9 @@
 """What calibrated confidence is worth: how much has to be asked elsewhere for the same quality.
 
-    python benchmarks/escalation.py --url http://127.0.0.1:8000/v1 --key ... --model clauses --rows test.jsonl
+    python examples/contracts/generate.py --more 400 more.jsonl
+    python benchmarks/escalation.py --url http://127.0.0.1:8000/v1 --key ... --model clauses --rows more.jsonl
 
-Asks every question once, with log-probabilities. The remote model is taken to be always right, so a rule is
+Asks every question once (a gateway, or an engine itself), with log-probabilities. The remote model is taken to be always right, so a rule is
 as good as the questions it picks: by chance, by the entropy of the tokens, or by our confidence, which is
 fitted to other questions than those it judges (five parts). Quality to reach: half of what is wrong here put
 right. Ends with one JSON line; intervals are bootstrapped over questions.
@@ -82,7 +83,8 @@ def ask(client: httpx.Client, model: str, messages: list[dict[str, str]]) -> Ans
     answer = client.post("/chat/completions", json={**body, "logprobs": True, "top_logprobs": TOP})
     answer.raise_for_status()
     (choice,) = answer.json()["choices"]
-    said = (choice["message"]["content"] or "").strip()
+    _, closed, after = (choice["message"]["content"] or "").rpartition(THINK_END)
+    said = "" if not closed and after.lstrip().startswith("<think>") else after.strip()
     content = (choice["logprobs"] or {}).get("content") or []
     entropies = [_entropy(entry) for entry in content[answer_start(content) :]] or [math.inf]
     expected = messages[-1]["content"].rpartition(THINK_END)[2].strip()

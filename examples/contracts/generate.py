@@ -4,12 +4,17 @@ Six types of clause, each in five wordings for training and one more that traini
 filled six times. The answer is one short thought and one line of JSON. Seeded: the same files every time.
 
     python examples/contracts/generate.py [FOLDER]
+    python examples/contracts/generate.py --more 400 FILE
+
+The second one writes so many more questions in the unseen wordings, each another party and value: for figures
+that 36 questions are too few for.
 """
 
 import json
 import random
 import sys
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 SEED = 20261123
@@ -172,6 +177,22 @@ def write(path: Path, rows: list[dict[str, object]], rng: random.Random) -> None
     path.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows), encoding="utf-8")
 
 
+def more(count: int) -> list[dict[str, object]]:
+    """Questions in the unseen wordings, the six types in turns, none twice; fewer where there are no more."""
+    rng = random.Random(SEED + 1)
+    pairs = [[(party, value) for party in PARTIES for value in clause.values] for clause in CLAUSES]
+    for some in pairs:
+        rng.shuffle(some)
+    rounds = zip_longest(*pairs)
+    found = [
+        row(clause, clause.heldout, *pair)
+        for turn in rounds
+        for clause, pair in zip(CLAUSES, turn, strict=True)
+        if pair is not None
+    ]
+    return found[:count]
+
+
 def main(folder: Path) -> None:
     rng = random.Random(SEED)
     train = [
@@ -186,4 +207,7 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
+    if sys.argv[1:2] == ["--more"]:
+        write(Path(sys.argv[3]), more(int(sys.argv[2])), random.Random(SEED))
+    else:
+        main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
