@@ -3,8 +3,8 @@
     python examples/contracts/generate.py --more 400 more.jsonl
     python benchmarks/escalation.py --url http://127.0.0.1:8000/v1 --key ... --model clauses --rows more.jsonl
 
-Asks every question once (a gateway, or an engine itself), with log-probabilities. The remote model is taken to be always right, so a rule is
-as good as the questions it picks: by chance, by the entropy of the tokens, or by our confidence, which is
+Asks every question once (a gateway, or an engine itself), with log-probabilities. The remote model is taken to
+be always right, so a rule is as good as the questions it picks: by chance, by the entropy of the tokens, or by our confidence, which is
 fitted to other questions than those it judges (five parts). Quality to reach: half of what is wrong here put
 right. Ends with one JSON line; intervals are bootstrapped over questions.
 """

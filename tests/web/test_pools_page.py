@@ -1,6 +1,7 @@
 """The pool page: what each replica holds, for one workspace's eyes, and taking a replica out of service."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.utils import timezone
@@ -14,9 +15,9 @@ from tests.world import World
 pytestmark = pytest.mark.django_db
 
 
-def page(world: World, member: str = "lead", workspace: str = "acme", **headers: str) -> str:
+def page(world: World, member: str = "lead", workspace: str = "acme", query: str = "", **headers: str) -> str:
     client = world.client(getattr(world, member))
-    response = client.get(f"/w/{workspace}/pools/", headers=headers)
+    response = client.get(f"/w/{workspace}/pools/{query}", headers=headers)
     assert response.status_code == 200
     return str(response.content.decode())
 
@@ -91,3 +92,42 @@ def test_a_version_is_pinned_from_the_page(world: World) -> None:
     )
     world.client(world.lead).post(f"/w/acme/versions/{version.pk}/pin/", {"pinned": "0"})
     assert not Placement.objects.get().pinned
+
+
+def test_hundreds_of_versions_are_looked_through_page_by_page(
+    world: World, django_assert_max_num_queries: Any
+) -> None:
+    versions = [candidate(world.expert, adapter_name=f"lease-{number}") for number in range(58)]
+    make_ready(*versions)
+    sync_pool(
+        pool_name=POOL,
+        report=pool_report(*[held(one) for one in versions[:57]], held(versions[57], "failed", error="No.")),
+    )
+    with django_assert_max_num_queries(40):
+        text = page(world)
+    assert "All 58 versions" in text and text.count("lease-57") and text.count('aria-label="Pin ') == 8
+    assert "58 in all; the list below has each of them" in text
+    whole = f"?versions={POOL}"
+    with django_assert_max_num_queries(40):
+        text = page(world, query=whole)
+    assert text.count('aria-label="Pin ') == 50 and "1–50 of 58" in text
+    assert page(world, query=f"{whole}&page=2").count('aria-label="Pin ') == 8
+    found = page(world, query=f"{whole}&q=lease-31")
+    assert found.count('aria-label="Pin ') == 1 and "ready" in found
+    assert "None of them is called like that." in page(world, query=f"{whole}&q=nothing")
+    assert "lease" not in page(world, "outsider", "globex", query=whole)
+    assert page(world, query="?versions=nobody&page=x&q=%00").count('aria-label="Pin ') == 8
+
+
+def test_a_pin_leads_back_to_where_it_was_clicked_and_nowhere_else(world: World) -> None:
+    version = candidate(world.expert)
+    make_ready(version)
+    for back, expected in (
+        (f"/w/acme/pools/?versions={POOL}&page=2", f"/w/acme/pools/?versions={POOL}&page=2"),
+        ("https://evil.example/", "/w/acme/pools/"),
+        ("/w/acme/pools/../keys/", "/w/acme/pools/"),
+    ):
+        answer = world.client(world.lead).post(
+            f"/w/acme/versions/{version.pk}/pin/", {"pinned": "1", "next": back}
+        )
+        assert answer.headers["location"] == expected

@@ -76,6 +76,18 @@ def aliases_of(version: AdapterVersion) -> list[Alias]:
     ]
 
 
+def aliases_by_version(by: Membership) -> dict[str, list[Alias]]:
+    """The workspace's aliases by the id of each version that answers for them now; a canary's, too."""
+    rows = Publication.objects.filter(alias__workspace=by.workspace).order_by("alias_id", "-sequence")
+    latest = rows.distinct("alias_id").select_related("alias").prefetch_related("shares")
+    found: dict[str, list[Alias]] = {}
+    for publication in sorted(latest, key=lambda one: one.alias.name):
+        canary = canary_of(publication)
+        for version_id in {publication.version_id, canary.version_id if canary else publication.version_id}:
+            found.setdefault(version_id, []).append(publication.alias)
+    return found
+
+
 def _answers_with(publication: Publication, version: AdapterVersion) -> bool:
     canary = canary_of(publication)
     return version.id in (publication.version_id, canary.version_id if canary else None)

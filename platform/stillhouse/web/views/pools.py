@@ -4,19 +4,26 @@ Pools belong to the site; versions belong to a workspace. So everybody sees the 
 only those of the own workspace, the others as a number.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from django.contrib import messages
+from django.core.paginator import Page, Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils.http import url_has_allowed_host_and_scheme
 
 from stillhouse.accounts.models import Membership
 from stillhouse.adapters.queries import get_version
-from stillhouse.publishing.queries import aliases_of
+from stillhouse.publishing.models import Alias
+from stillhouse.publishing.queries import aliases_by_version
 from stillhouse.serving import actions
 from stillhouse.serving.models import Holding, Placement, Pool, Replica
 from stillhouse.serving.queries import get_replica, is_silent, placements_in, pools_with_holdings
 from stillhouse.web.access import in_workspace, is_htmx
+
+FEW, PAGE, MOST_SHOWN = 8, 50, 16
+"""Versions of a pool shown at first and on a page of all, and those on a replica's card."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +34,15 @@ class ReplicaRow:
     tone: str
     silent: bool
     holdings: list[Holding]
-    """Of the own workspace."""
+    """Of the own workspace; what is not ready first."""
     others: int
     """Versions of other workspaces it holds."""
+
+    @property
+    def shown(self) -> list[Holding]:
+        """As many as a card has room for, and whatever is not ready."""
+        unready = sum(holding.state != Holding.READY for holding in self.holdings)
+        return self.holdings[: max(MOST_SHOWN, unready)]
 
     @property
     def dialog(self) -> str:
@@ -38,21 +51,51 @@ class ReplicaRow:
 
 
 @dataclass(frozen=True)
+class PlacedRow:
+    """A version of the own workspace that belongs on a pool."""
+
+    placement: Placement
+    aliases: list[Alias]
+    """That it answers for now."""
+    state: str
+    """`ready`, `loading` or `failed` on some replica; empty: it is cold."""
+    ready: int
+    """Replicas that have it ready."""
+
+
+@dataclass(frozen=True)
 class PoolRow:
     pool: Pool
     replicas: list[ReplicaRow]
-    placements: list[Placement] = field(default_factory=list)
-    """Of the own workspace, the most recently made first."""
+    total: int
+    """Versions of the own workspace on this pool."""
+    whole: bool
+    """All of them may be looked through; else a few of the latest are shown."""
+    page: Page[Placement]
+    placed: list[PlacedRow]
 
 
 @in_workspace("GET")
 def pools(request: HttpRequest, by: Membership) -> HttpResponse:
+    """`versions` names a pool, of which all versions are listed then, and `q` a part of their names."""
+    whole, text = request.GET.get("versions", ""), request.GET.get("q", "").replace("\0", "").strip()
+    aliases, number = aliases_by_version(by), request.GET.get("page")
     rows = [
-        PoolRow(pool, [_replica(replica, by) for replica in pool.replicas.all()], _placements(by, pool))
+        _pool(pool, by, aliases, whole=pool.pk == whole, text=text, number=number)
         for pool in pools_with_holdings()
     ]
-    template = "pools/_pools.html" if is_htmx(request) else "pools/page.html"
-    return render(request, template, {"rows": rows, "unsettled": any(map(_is_unsettled, rows))})
+    rows = [row for row in rows if row.whole] or rows
+    query = request.GET.copy()
+    query.pop("page", None)
+    context = {
+        "rows": rows,
+        "unsettled": any(map(_is_unsettled, rows)),
+        "versions": next((row.pool.pk for row in rows if row.whole), ""),
+        "q": text,
+        "query": query.urlencode(),
+        "address": request.get_full_path(),
+    }
+    return render(request, "pools/_pools.html" if is_htmx(request) else "pools/page.html", context)
 
 
 @in_workspace("POST")
@@ -86,7 +129,9 @@ def version_pin(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
     actions.pin_version(by=by, version=version, pinned=pinned)
     now = "stays loaded, used or not" if pinned else "is loaded while it is used"
     messages.success(request, f"{version} {now}.")
-    return redirect("pools", by.workspace.slug)
+    back, home = request.POST.get("next", ""), reverse("pools", args=[by.workspace.slug])
+    is_ours = url_has_allowed_host_and_scheme(back, None) and back.split("?")[0] == home
+    return redirect(back if is_ours else home)
 
 
 def _is_unsettled(row: PoolRow) -> bool:
@@ -101,7 +146,9 @@ def _is_unsettled(row: PoolRow) -> bool:
 
 def _replica(replica: Replica, by: Membership) -> ReplicaRow:
     silent = is_silent(replica)
-    held = sorted(replica.holdings.all(), key=lambda one: one.version.serving_name)
+    held = sorted(
+        replica.holdings.all(), key=lambda one: (one.state == Holding.READY, one.version.serving_name)
+    )
     ours = [one for one in held if one.version.adapter.workspace_id == by.workspace_id]
     state, tone = _state(replica, silent)
     return ReplicaRow(replica, state, tone, silent, ours, len(held) - len(ours))
@@ -120,8 +167,23 @@ def _state(replica: Replica, silent: bool) -> tuple[str, str]:
     return "serving", "serving"
 
 
-def _placements(by: Membership, pool: Pool) -> list[Placement]:
-    rows = list(placements_in(by, pool)[:200])
-    for row in rows:
-        row.aliases = aliases_of(row.version)  # type: ignore[attr-defined]
-    return rows
+def _pool(
+    pool: Pool, by: Membership, aliases: dict[str, list[Alias]], *, whole: bool, text: str, number: str | None
+) -> PoolRow:
+    replicas = [_replica(replica, by) for replica in pool.replicas.all()]
+    placements = placements_in(by, pool)
+    shown = placements.filter(version__serving_name__icontains=text) if whole and text else placements
+    page = Paginator(shown, PAGE if whole else FEW).get_page(number if whole else 1)
+    placed = [_placed(one, aliases.get(one.version_id, []), replicas) for one in page]
+    return PoolRow(pool, replicas, placements.count(), whole, page, placed)
+
+
+def _placed(placement: Placement, aliases: list[Alias], replicas: list[ReplicaRow]) -> PlacedRow:
+    states = [
+        holding.state
+        for item in replicas
+        for holding in item.holdings
+        if holding.version_id == placement.version_id
+    ]
+    worst = next((state for state in (Holding.FAILED, Holding.LOADING, Holding.READY) if state in states), "")
+    return PlacedRow(placement, aliases, worst, states.count(Holding.READY))
