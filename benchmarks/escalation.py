@@ -16,6 +16,7 @@ import math
 import random
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -48,14 +49,21 @@ def main() -> None:
     parser.add_argument("--key", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--rows", type=Path, nargs="+", required=True)
+    parser.add_argument("--at-once", type=int, default=8, help="questions at a time")
+    parser.add_argument("--seconds", type=float, default=3600, help="ask no more questions after these")
     chosen = parser.parse_args()
+    until = time.monotonic() + chosen.seconds
     questions = [
         json.loads(line) for file in chosen.rows for line in file.read_text(encoding="utf-8").splitlines()
     ]
     with httpx.Client(base_url=chosen.url.rstrip("/"), timeout=600, trust_env=False) as client:
         client.headers["authorization"] = f"Bearer {chosen.key}"
-        with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda row: ask(client, chosen.model, row["messages"]), questions))
+        with ThreadPoolExecutor(chosen.at_once) as pool:
+            found = pool.map(
+                lambda row: ask(client, chosen.model, row["messages"]) if time.monotonic() < until else None,
+                questions,
+            )
+            answers = [answer for answer in found if answer is not None]
     random.Random(0).shuffle(answers)
     confidence = cross_fitted(answers)
     rules = {

@@ -209,7 +209,7 @@ class Pair:
 def run(stack: ExitStack, options: argparse.Namespace) -> dict[str, Any]:
     from stillhouse.publishing.actions import publish  # noqa: PLC0415
 
-    stage = set_up(stack, options.base, options.adapter, None)
+    stage = set_up(stack, options.base, options.adapter, options.engine_threads)
     pair = Pair(stage, stack)
     pair.agent.start()
     stack.callback(pair.agent.kill)
@@ -233,6 +233,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", type=Path, required=True, help="folder of the demonstration base")
     parser.add_argument("--adapter", type=Path, required=True, help="a trained adapter of it")
+    parser.add_argument("--engine-threads", type=int, help="of each engine; by default as many as cores")
     parser.add_argument("--only", nargs="*", help="replicas canary remote")
     options = parser.parse_args()
     figures = {

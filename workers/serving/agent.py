@@ -293,6 +293,8 @@ class Agent:
                 self._learn_base(base)
             case Fetch(version):
                 self._recorded(version.name, version.digest, lambda: self._fetch(version))
+                if self._records[version.digest].state != "failed" and self._view.healthy:
+                    self._load_all([(version.name, version.digest)])  # at once: an app may be waiting
             case Load(versions):
                 self._load_all(versions)
             case ProveRest(name, digest):

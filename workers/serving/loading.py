@@ -2,15 +2,13 @@
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from workers.contract import AdapterManifest, Sha256
 from workers.serving.engine import Engine, EngineError, EngineView
 from workers.serving.files import AdapterCache, VersionRefused, check_base, check_folder
-from workers.serving.plan import Record, is_ready
+from workers.serving.plan import Record, pause_after
 from workers.serving.proof import NotProven, Proofs
 
 log = logging.getLogger(__name__)
@@ -44,8 +42,11 @@ class Loader:
             raise VersionRefused(
                 "The engine holds other files under this name, which are not ours. Restart the engine."
             )
-        with self._unloading_on_failure(name):
+        try:
             proof, is_whole = self._proofs.prove(view, name, digest, manifest)
+        except (EngineError, NotProven):
+            self._engine.unload(name)
+            raise
         log.info("%s is ready: %s", name, proof)
         return Record(
             name,
@@ -58,13 +59,19 @@ class Loader:
         )
 
     def prove_rest(self, view: EngineView, base: Base | None, record: Record, digest: Sha256) -> Record:
-        """Prove in whole what was proven shortly. Raises as `load`."""
-        if not is_ready(record.name, record, view):
-            raise EngineError("The engine went away before the adapter was proven in whole.")
-        manifest = self._checked(view, base, digest, is_registered=True)
-        with self._unloading_on_failure(record.name):
+        """Prove in whole what was proven shortly; later where the engine is away now, which proves nothing
+        against the version. Raises VersionRefused and NotProven."""
+        try:
+            manifest = self._checked(view, base, digest, is_registered=True)
             proof = self._proofs.prove_whole(view, record.name, digest, manifest)
-        return replace(record, proof=proof, is_whole=True)
+        except EngineError as error:
+            log.warning("%s is not proven in whole yet: %s", record.name, error)
+            failures = record.failures + 1
+            return replace(record, failures=failures, not_before=time.monotonic() + pause_after(failures))
+        except NotProven:
+            self._engine.unload(record.name)
+            raise
+        return replace(record, proof=proof, is_whole=True, failures=0)
 
     def _checked(
         self, view: EngineView, base: Base | None, digest: Sha256, *, is_registered: bool
@@ -83,11 +90,3 @@ class Loader:
             raise
         check_base(manifest, *base)
         return manifest
-
-    @contextmanager
-    def _unloading_on_failure(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except (EngineError, NotProven):
-            self._engine.unload(name)
-            raise

@@ -44,7 +44,7 @@ class Record:
     failures: int = 0
     """In a row."""
     not_before: float = 0.0
-    """Monotonic time of the next try after a failure."""
+    """Monotonic time of the next try after a failure, or of the next at the rest of the proof."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,9 @@ def _is_to_load(version: WantedVersion, situation: Situation) -> bool:
 def _prove_rest(situation: Situation) -> Action | None:
     for version in situation.wanted:
         record = situation.records.get(version.digest)
-        if record is None or record.is_whole or not is_ready(version.name, record, situation.engine):
+        if record is None or record.is_whole or situation.now < record.not_before:
+            continue
+        if not is_ready(version.name, record, situation.engine):
             continue
         if situation.engine.requests == 0 or situation.now - record.since >= REST_AFTER_SECONDS:
             return ProveRest(version.name, version.digest)
