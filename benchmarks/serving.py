@@ -100,14 +100,25 @@ class Bench:
         self.figures[f"{name}_p95_ms"] = round(at[min(len(at) - 1, int(0.95 * len(at)))] * 1000, 1)
         self.figures[f"{name}_times"] = len(at)
 
-    def until(self, is_it: Callable[[], bool], what: str, seconds: float = 120) -> float:
+    def until(
+        self, is_it: Callable[[], bool], what: str, seconds: float = 120, pause: float = 0.005
+    ) -> float:
         """Seconds it took."""
         began = time.perf_counter()
         while not is_it():
             if time.perf_counter() - began > seconds:
                 raise SystemExit(f"{what}: not within {seconds:.0f} s")
-            time.sleep(0.005)
+            time.sleep(pause)
         return time.perf_counter() - began
+
+    def note_bare_token(self, when: str) -> None:
+        """One token of the engine alone, at that time: what the machine has to give."""
+        seconds = []
+        for _ in range(5):
+            began = time.perf_counter()
+            ask(self.direct, next(iter(self.prints.known)))
+            seconds.append(time.perf_counter() - began)
+        self.note(f"bare_token_{when}", seconds)
 
     def correct(self, name: str) -> bool:
         answer = self.ask()
@@ -174,13 +185,14 @@ class Bench:
                 except UserError:
                     return False
 
-            self.until(accepted, "publishing a cold version")
+            self.until(accepted, "publishing a cold version", pause=0.2)
             self.until(lambda version=version: self.ask().model == version.serving_name, "its answer")  # type: ignore[misc]
             published.append(time.perf_counter() - began)
             other = self.cold_version(1.7 + number / 100)
             began = time.perf_counter()
             self.until(lambda other=other: self.ask(other.serving_name).status == 200, "its answer")  # type: ignore[misc]
             requested.append(time.perf_counter() - began)
+        self.note_bare_token("after_cold")
         self.note("publish_to_first_token_cold", published)
         self.note("request_to_first_token_cold", requested)
 
@@ -234,6 +246,7 @@ class Bench:
             one.join()
         self.figures["engine_kill_all_back_s"] = round(time.perf_counter() - healthy, 2)
         self.figures["engine_kill_versions"] = len(names)
+        self.note_bare_token("after_kill")
         if agent.process is None or agent.process.poll() is not None:
             raise SystemExit("the agent ended")
 
@@ -242,15 +255,18 @@ class Bench:
         with httpx.Client(base_url=self.stage.url, timeout=60) as client:
             self.until(lambda: ask(client, name, self.stage.key).status == 200, f"{name} back")
 
-    def measure_memory(self, cycles: int) -> None:
-        """Publish a new version, retire the one before; resident memory of web, agent and engine."""
+    def measure_memory(self, cycles: int, seconds: float) -> None:
+        """Publish a new version, retire the one before; resident memory of web, agent and engine. No new cycle
+        begins after `seconds`."""
         from stillhouse.publishing.actions import publish  # noqa: PLC0415
         from stillhouse.publishing.retirement import retire_version  # noqa: PLC0415
         from stillhouse.serving.queries import is_ready  # noqa: PLC0415
 
         seen: list[dict[str, float]] = []
-        before = None
+        before, number, until = None, 0, time.monotonic() + seconds
         for number in range(cycles):
+            if time.monotonic() > until:
+                break
             version = self.stage.version()
             self.until(lambda version=version: is_ready(version), "the next version")  # type: ignore[misc]
             publish(by=self.stage.lead, alias_name=ALIAS, version=version)
@@ -258,9 +274,9 @@ class Bench:
             if before is not None:
                 retire_version(by=self.stage.lead, version=before, reason="Measured.")
             before = version
-            if number % max(1, cycles // 10) == 0 or number == cycles - 1:
+            if number % max(1, cycles // 20) == 0 or number == cycles - 1:
                 seen.append({"cycle": number + 1, **self.memory()})
-        self.figures["memory_cycles"] = cycles
+        self.figures["memory_cycles"] = number + 1
         self.figures["memory_mb"] = seen
 
     def memory(self) -> dict[str, float]:
@@ -375,7 +391,7 @@ def run(stack: ExitStack, options: argparse.Namespace) -> dict[str, Any]:
         "flips": lambda: bench.measure_flips(versions, options.flips),
         "kill": lambda: bench.measure_engine_kill(names),
         "peers": lambda: bench.measure_peers(versions[0], options.times),
-        "memory": lambda: bench.measure_memory(options.cycles),
+        "memory": lambda: bench.measure_memory(options.cycles, options.memory_seconds),
     }
     for name in options.only or parts:
         print(f"{time.perf_counter() - began:6.0f} s  {name}", file=sys.stderr, flush=True)
@@ -392,6 +408,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=20, help="publications and rollbacks")
     parser.add_argument("--flips", type=int, default=100)
     parser.add_argument("--cycles", type=int, default=200, help="publications and retirements")
+    parser.add_argument("--memory-seconds", type=float, default=3600, help="of the cycles at most")
     parser.add_argument("--only", nargs="*", help="placed cold flips kill peers memory")
     options = parser.parse_args()
     figures = {
