@@ -64,36 +64,47 @@ def main() -> None:
                 questions,
             )
             answers = [answer for answer in found if answer is not None]
+    print(json.dumps(report(answers, chosen.model)))
+
+
+def report(answers: list[Answer], model: str) -> dict[str, Any]:
+    """The line of figures."""
     random.Random(0).shuffle(answers)
-    confidence = cross_fitted(answers)
     rules = {
         "random": [0.0] * len(answers),
         "entropy": [-answer.entropy for answer in answers],
-        "confidence": confidence,
+        "confidence": cross_fitted(answers),
     }
     right = [answer.right for answer in answers]
-    line = {
+    return {
         "benchmark": "escalation",
-        "model": chosen.model,
+        "model": model,
         "questions": len(answers),
         "right_here": sum(right),
         "share_asked_elsewhere": {name: with_interval(right, keep) for name, keep in rules.items()},
+        "confidence_less": {
+            name: difference(right, rules["confidence"], rules[name]) for name in ("random", "entropy")
+        },
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
-    print(json.dumps(line))
 
 
 def ask(client: httpx.Client, model: str, messages: list[dict[str, str]]) -> Answer:
-    from workers.contract.confidence import THINK_END, answer_start, sureness  # noqa: PLC0415 - the path is set
-    from workers.evaluation.graders import exact_match  # noqa: PLC0415
-
     body = {"model": model, "messages": messages[:-1], "temperature": 0, "max_tokens": 512, "seed": 0}
     answer = client.post("/chat/completions", json={**body, "logprobs": True, "top_logprobs": TOP})
     answer.raise_for_status()
     (choice,) = answer.json()["choices"]
-    _, closed, after = (choice["message"]["content"] or "").rpartition(THINK_END)
-    said = "" if not closed and after.lstrip().startswith("<think>") else after.strip()
     content = (choice["logprobs"] or {}).get("content") or []
+    return judged(messages, choice["message"]["content"] or "", content)
+
+
+def judged(messages: list[dict[str, str]], text: str, content: list[dict[str, Any]]) -> Answer:
+    """One answer, its reasoning in front, beside the expected one, which is the last message."""
+    from workers.contract.confidence import THINK_END, answer_start, sureness  # noqa: PLC0415 - the path is set
+    from workers.evaluation.graders import exact_match  # noqa: PLC0415
+
+    _, closed, after = text.rpartition(THINK_END)
+    said = "" if not closed and after.lstrip().startswith("<think>") else after.strip()
     entropies = [_entropy(entry) for entry in content[answer_start(content) :]] or [math.inf]
     expected = messages[-1]["content"].rpartition(THINK_END)[2].strip()
     return Answer(
@@ -131,6 +142,20 @@ def share_needed(right: Sequence[bool], keep: Sequence[float], tie: random.Rando
         if put_right >= wrong / 2:
             return asked / len(right)
     raise AssertionError("every question was asked")
+
+
+def difference(right: Sequence[bool], ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """By how much smaller the share is by our rule than by theirs, on the same bootstrapped questions: the
+    mean and the middle 95 %. Ours is better where all of it is above 0."""
+    draw, drawn = random.Random(2), []
+    for _ in range(ROUNDS):
+        some = [draw.randrange(len(right)) for _ in right]
+        was = [right[i] for i in some]
+        one = share_needed(was, [ours[i] for i in some], draw)
+        drawn.append(share_needed(was, [theirs[i] for i in some], draw) - one)
+    cuts = statistics.quantiles(drawn, n=40)
+    mean = statistics.fmean(drawn)
+    return {"share": round(mean, 3), "low": round(cuts[0], 3), "high": round(cuts[-1], 3)}
 
 
 def with_interval(right: Sequence[bool], keep: Sequence[float]) -> dict[str, float]:

@@ -256,8 +256,10 @@ class Bench:
             self.until(lambda: ask(client, name, self.stage.key).status == 200, f"{name} back")
 
     def measure_memory(self, cycles: int, seconds: float) -> None:
-        """Publish a new version, retire the one before; resident memory of web, agent and engine. No new cycle
-        begins after `seconds`."""
+        """Publish a new version, retire the one before; resident memory of web, agent and engine.
+
+        No new cycle begins after `seconds`.
+        """
         from stillhouse.publishing.actions import publish  # noqa: PLC0415
         from stillhouse.publishing.retirement import retire_version  # noqa: PLC0415
         from stillhouse.serving.queries import is_ready  # noqa: PLC0415
