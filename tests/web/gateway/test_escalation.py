@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from django.conf import settings
+from django.utils import timezone
 
 from stillhouse.accounts.actions import change_key
 from stillhouse.accounts.grants import make_grant
@@ -240,6 +242,24 @@ def test_one_budget_for_all_gateways(
         ]
         == "format"
     ), "the costs have taken the place of what was set aside, and they are small"
+
+
+def test_only_what_was_set_aside_lately_by_this_workspace_counts(
+    house: House, stable: Alias, hybrid: Serving, remote: Engine
+) -> None:
+    now, much = timezone.now(), 10**15
+    ours, theirs = house.lead.workspace, house.outsider.workspace
+    EscalationHold.objects.create(
+        workspace=ours, alias="clauses", amount=much, at=now - timedelta(hours=25)
+    )  # of a gateway that never came back
+    EscalationHold.objects.create(workspace=theirs, alias="clauses", amount=much, at=now)
+    EscalationHold.objects.create(workspace=ours, alias="other", amount=much, at=now)
+    house.engine.script = Script(text="no form")
+    assert ask(hybrid, house.secret, response_format=SCHEMA).headers["x-stillhouse-escalation"] == "format"
+    assert not EscalationHold.objects.filter(at__lt=now).exists()
+    EscalationHold.objects.create(workspace=ours, alias="clauses", amount=much, at=now)
+    refused = ask(hybrid, house.secret, response_format=SCHEMA).headers["x-stillhouse-escalation"]
+    assert refused == "refused; budget_used_up"
 
 
 def test_without_postgres_nothing_leaves(
