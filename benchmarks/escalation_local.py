@@ -3,12 +3,13 @@
     python benchmarks/escalation_local.py --base DIR --adapter DIR --rows more.jsonl
 
 For a machine whose cores are too busy for an engine's hundred thousand small steps. Margin and entropy are
-those of the same model; greedy, fp32.
+those of the same model; greedy, bf16, the adapter merged.
 """
 
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
 
 from benchmarks.escalation import TOP, Answer, judged, report  # noqa: E402
 
-MOST_TOKENS = 72
+MOST_TOKENS = 64
 """Of an answer; the expected ones have 50 at most."""
 
 
@@ -32,14 +33,18 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--adapter", type=Path, required=True)
     parser.add_argument("--rows", type=Path, required=True)
-    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--batch", type=int, default=60)
+    parser.add_argument("--seconds", type=float, default=3600, help="begin no batch after these")
     chosen = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(chosen.base, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(chosen.base, dtype=torch.float32)
-    model = PeftModel.from_pretrained(model, chosen.adapter).merge_and_unload().eval()
+    model = PeftModel.from_pretrained(model, chosen.adapter).merge_and_unload().to(torch.bfloat16).eval()
     questions = [json.loads(line)["messages"] for line in chosen.rows.read_text("utf-8").splitlines()]
     answers: list[Answer] = []
+    until = time.monotonic() + chosen.seconds
     for start in range(0, len(questions), chosen.batch):
+        if time.monotonic() > until:
+            break
         answers += ask_all(model, tokenizer, questions[start : start + chosen.batch])
         print(f"{len(answers)} of {len(questions)}", file=sys.stderr, flush=True)
     print(json.dumps(report(answers, f"PEFT, {chosen.adapter.name}")))
