@@ -293,7 +293,8 @@ class Agent:
                 self._learn_base(base)
             case Fetch(version):
                 self._recorded(version.name, version.digest, lambda: self._fetch(version))
-                if self._records[version.digest].state != "failed" and self._view.healthy:
+                can_load = self._view.healthy and self._known_base() is not None
+                if can_load and self._records[version.digest].state != "failed":
                     self._load_all([(version.name, version.digest)])  # at once: an app may be waiting
             case Load(versions):
                 self._load_all(versions)
