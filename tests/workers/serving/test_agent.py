@@ -71,8 +71,8 @@ def running(settings: AgentSettings) -> Iterator[Agent]:
         thread.join(10)
 
 
-def want(platform: PlatformStandIn, *versions: Built, **changes: Any) -> None:
-    """Have every sync answered with these versions."""
+def want(platform: PlatformStandIn, *versions: Built, **changes: Any) -> list[WantedVersion]:
+    """Have every sync answered with these versions; returns what the answer says of them."""
     wanted = [
         WantedVersion.model_validate(
             {
@@ -87,6 +87,7 @@ def want(platform: PlatformStandIn, *versions: Built, **changes: Any) -> None:
         for built in versions
     ]
     platform.sync = lambda report: (200, PoolWanted(wanted=wanted, poll_seconds=0.2))
+    return wanted
 
 
 @contextmanager
@@ -212,10 +213,9 @@ def test_several_are_loaded_at_a_time_and_the_published_ones_first(
     platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
 ) -> None:
     versions = [build(base_digest, seed=seed) for seed in range(5)]
-    want(platform, *versions)
+    wanted = want(platform, *versions)
     with running(settings):
         wait_for(lambda: [v["proof"]["tokens"] for v in held(platform, "ready")] == [6] * 5)
-        wanted = platform.sync(None)[1].wanted
         published = [one.model_copy(update={"required": one.name == versions[4].name}) for one in wanted]
         platform.sync = lambda report: (200, PoolWanted(wanted=published, poll_seconds=0.2))
         before = platform.syncs[-1]["incarnation"]

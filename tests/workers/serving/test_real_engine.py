@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,7 @@ def bad_versions(adapter: Built) -> dict[str, Built]:
     }
 
 
-def is_failed(held: dict[str, Any], built: Built) -> bool:
+def is_failed(built: Built, held: dict[str, Any]) -> bool:
     return bool(held["digest"] == built.digest and held["state"] == "failed")
 
 
@@ -308,7 +309,7 @@ def test_a_proof_under_load_does_the_engine_no_harm(
                 ready = wait_for(platform, lambda version: version["state"] == "ready")
                 assert ready["name"] == adapter.name
                 for words, one in [("changed or damaged", torn), *bad.items()]:
-                    failed = wait_for(platform, lambda held, one=one: is_failed(held, one))
+                    failed = wait_for(platform, partial(is_failed, one))
                     assert words in failed["error"]
         finally:
             stop.set()
