@@ -16,11 +16,10 @@ from tests import registry
 from tests.web.gateway.house import House, Serving
 from tests.web.gateway.test_shares import settle
 from workers.contract import ThinkContract
-from workers.data.chat import ChatMessage
 from workers.training.render import _with_switch
 
 QWEN3 = ThinkContract(family="qwen3", switch="template_flag")
-ASK: list[ChatMessage] = [{"role": "user", "content": "Which clause is this?"}]
+ASK = [{"role": "user", "content": "Which clause is this?"}]
 
 
 def sent(think: ThinkContract, reasons: bool | None, **fields: Any) -> dict[str, Any]:
@@ -45,7 +44,6 @@ def test_the_words_are_those_that_training_wrote(
     think: ThinkContract, reasons: bool, system: str | None
 ) -> None:
     messages = [*([{"role": "system", "content": system}] if system else []), *ASK]
-    rendered = [{"role": one["role"], "content": str(one["content"])} for one in messages]
     assert sent(think, reasons, messages=messages)["messages"] == _with_switch(
         rendered, think, thinks=reasons
     )
