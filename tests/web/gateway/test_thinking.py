@@ -44,9 +44,8 @@ def test_the_words_are_those_that_training_wrote(
     think: ThinkContract, reasons: bool, system: str | None
 ) -> None:
     messages = [*([{"role": "system", "content": system}] if system else []), *ASK]
-    assert sent(think, reasons, messages=messages)["messages"] == _with_switch(
-        rendered, think, thinks=reasons
-    )
+    trained = _with_switch(messages, think, thinks=reasons)
+    assert sent(think, reasons, messages=messages)["messages"] == trained
 
 
 def test_parts_of_a_system_message_are_kept() -> None:
