@@ -207,8 +207,6 @@ class Pair:
 
 
 def run(stack: ExitStack, options: argparse.Namespace) -> dict[str, Any]:
-    from stillhouse.publishing.actions import publish  # noqa: PLC0415
-
     stage = set_up(stack, options.base, options.adapter, options.engine_threads)
     pair = Pair(stage, stack)
     pair.agent.start()
@@ -216,6 +214,8 @@ def run(stack: ExitStack, options: argparse.Namespace) -> dict[str, Any]:
     old, new = (stage.version(factor) for factor in (1.0, 1.3))
     pair.bench.until(lambda: all(pair.ready_on(one, 2) for one in (old, new)), "the proofs", 300)
     pair.bench.take_fingerprints([old.serving_name, new.serving_name])
+    from stillhouse.publishing.actions import publish  # noqa: PLC0415
+
     publish(by=stage.lead, alias_name=ALIAS, version=old)
     time.sleep(1)
     parts = {
