@@ -37,10 +37,11 @@ def check_batch(
     for at, line in enumerate(batch.lines(max_row_bytes)):
         found = fast_row(line.data, ends[at], doubtful[at]) if fast else None
         if found is not None:
-            row: Row = {"messages": found[0]}
-            yield CheckedLine(
-                line.number, row=row, ignored=list(found[1]), source=batch.source, extra=found[1] or None
-            )
+            messages, extra = found
+            checked = CheckedLine(line.number, {"messages": messages}, source=batch.source)
+            if extra:
+                checked.extra, checked.ignored = extra, list(extra)
+            yield checked
         elif not line.is_blank:
             checked = check_line(line, max_row_bytes, mapping, batch.source)
             if mended is not None and _has_unknown_role(checked):

@@ -2,11 +2,12 @@
 would say differently; those take over, line by line."""
 
 import re
+from typing import cast
 
 import msgspec
 import numpy as np
 
-from workers.data.chat import ChatMessage, Extra
+from workers.data.chat import ChatMessage, Extra, Role
 from workers.data.think import CLOSE, OPEN, split_think
 
 _decode = msgspec.json.Decoder().decode
@@ -81,62 +82,82 @@ def _keys_inside(value: object, levels: int) -> int | None:
 
 
 def fast_messages(row: dict[str, object]) -> list[ChatMessage] | None:
-    """The messages of a row whose `messages` have nothing to be said about them."""
+    """The messages of a row whose `messages` have nothing to be said about them.
+
+    Those that already stand as they should are the row's own, not copies.
+    """
     messages = row["messages"]
     if type(messages) is not list or not messages or "prompt" in row or "completion" in row:
         return None
     found: list[ChatMessage] = []
     due = "user"
     for message in messages:
-        if type(message) is not dict or not message.keys() <= _MESSAGE:
+        if type(message) is not dict:
             return None
-        role, content = message.get("role"), message.get("content")
+        role, content, fields = message.get("role"), message.get("content"), len(message)
         if type(content) is not str or not content or content.isspace():
             return None
-        if role == "system" and not found:
-            found.append({"role": "system", "content": content})
-            continue
-        if role != due:
-            return None
-        if role == "user":
-            found.append({"role": "user", "content": content})
+        if role == due == "user" and fields == 2:
+            found.append(_plain(message, role, content))
             due = "assistant"
-            continue
-        answer = _answer(content, message.get("reasoning_content", message.get("reasoning")), len(message))
-        if answer is None:
+        elif role == due == "assistant":
+            answer = _answer(message, content, fields)
+            if answer is None:
+                return None
+            found.append(answer)
+            due = "user"
+        elif fields > 2 and not message.keys() <= _MESSAGE:
             return None
-        found.append(answer)
-        due = "user"
-    return found if found[-1]["role"] == "assistant" else None
+        elif role == "user" == due or (role == "system" and not found):
+            found.append({"role": role, "content": content})
+            due = "assistant" if role == "user" else due
+        else:
+            return None
+    return found if due == "user" and found[-1]["role"] == "assistant" else None
+
+
+def _plain(message: dict[str, object], role: Role, content: str) -> ChatMessage:
+    """A message of role and content alone; in this order, as its hash goes by its bytes."""
+    if next(iter(message)) == "role":
+        return cast(ChatMessage, message)
+    return {"role": role, "content": content}
 
 
 def _paired(row: dict[str, object]) -> list[ChatMessage] | None:
     question, content = row.get("prompt"), row.get("completion")
-    if type(question) is not str or type(content) is not str or not question.strip():
+    if type(question) is not str or type(content) is not str or not question.strip() or not content.strip():
         return None
-    answer = _answer(content, None, 2)
+    answer = _answer({"role": "assistant", "content": content}, content, 2)
     return None if answer is None else [{"role": "user", "content": question}, answer]
 
 
-def _answer(content: str, given: object, fields: int) -> ChatMessage | None:
-    """An assistant turn whose reasoning, if any, is told once and properly."""
-    if fields > 3 or (given is not None and type(given) is not str):
-        return None
-    reasoning = given.strip() if isinstance(given, str) else ""
+def _answer(message: dict[str, object], content: str, fields: int) -> ChatMessage | None:
+    """An assistant turn whose reasoning, if any, is told once and properly. `content` is not blank."""
+    reasoning = ""
+    if fields > 2:
+        if fields > 3:
+            return None
+        given = message.get("reasoning_content", message.get("reasoning", _NOT_THERE))
+        if given is not None and type(given) is not str:
+            return None
+        reasoning = given.strip() if isinstance(given, str) else ""
     if "think>" in content:
         inline = split_think(content)
         if (
             not inline.closed
             or OPEN in inline.answer
             or CLOSE in inline.answer
-            or (reasoning and inline.reasoning)
+            or not inline.reasoning
+            or not inline.answer
+            or reasoning
         ):
             return None
-        if not inline.reasoning:
-            return None
         content, reasoning = inline.answer, inline.reasoning
-    if not content or content.isspace():
-        return None
+    elif fields == 2:
+        return _plain(message, "assistant", content)
     if reasoning:
         return {"role": "assistant", "content": content, "reasoning_content": reasoning}
     return {"role": "assistant", "content": content}
+
+
+_NOT_THERE = object()

@@ -1,6 +1,5 @@
 """Figures of checked rows: counted batch by batch, in any process, and added up in the order of the file."""
 
-import hashlib
 import re
 import unicodedata
 from collections import Counter
@@ -27,7 +26,6 @@ from workers.data.overlap import Shared, Sides
 from workers.data.personal import PREFILTER, personal_kinds
 from workers.data.readers import Batch
 
-DIGEST = 16
 BINS = 33
 """Histogram bins: powers of two of characters."""
 SAMPLES, SAMPLE_CHARACTERS = 5, 20_000
@@ -48,7 +46,6 @@ CONTROL = r"[\x01-\x08\x0b\x0e-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2
 _RESIDUE, _CONTROL = re.compile(RESIDUE), re.compile(CONTROL)
 RE2_CONTROL = re.sub(r"\\u([0-9a-f]{4})", r"\\x{\1}", CONTROL)
 _WATCHED = f"{PREFILTER}|{RE2_CONTROL}|{RESIDUE}"
-_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
@@ -87,8 +84,8 @@ class Found:
     residue_places: list[str] = field(default_factory=list)
     samples: list[dict[str, object]] = field(default_factory=list)
     numbers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    digests: bytes = b""
-    """DIGEST bytes for each good row."""
+    keys: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """For each good row a number that equal conversations share."""
     signatures: Signatures | None = None
     shared: list[Shared] = field(default_factory=list)
     """For every file to compare with."""
@@ -121,6 +118,12 @@ def find(
     return found
 
 
+def _key(row: list[ChatMessage]) -> int:
+    """Equal only in processes with the same PYTHONHASHSEED. Two different rows of a million share one with a
+    chance of three in a hundred million."""
+    return hash(tuple([tuple(message.values()) for message in row]))
+
+
 def _elsewhere(good: list[CheckedLine], found: Found, spec: ValidateSpec, others: Sequence[RowIndex]) -> None:
     """Where else the rows stand."""
     if spec.split is not None:
@@ -149,8 +152,7 @@ def _figures(good: list[CheckedLine], found: Found, spec: ValidateSpec, *, sampl
     numbers = [checked.number for checked in good]
     found.valid = len(rows)
     found.numbers = np.array(numbers, dtype=np.int64)
-    blake = hashlib.blake2b
-    found.digests = b"".join(blake(_encode(row), digest_size=DIGEST).digest() for row in rows)
+    found.keys = np.array([_key(row) for row in rows], dtype=np.int64)
     for checked in good:
         for name in checked.ignored:
             found.ignored.setdefault(name, checked.number)

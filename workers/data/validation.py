@@ -15,7 +15,7 @@ from workers.contract.data import storable
 from workers.data.batches import first_rows
 from workers.data.doctor import diagnose, merged_counts
 from workers.data.elsewhere import RowIndex
-from workers.data.figures import DIGEST, DISTINCT_ANSWERS, MAX_FIELDS, PLACES, SAMPLES, Found, find
+from workers.data.figures import DISTINCT_ANSWERS, MAX_FIELDS, PLACES, SAMPLES, Found, find
 from workers.data.near import NearDuplicates
 from workers.data.normalised import RowsWriter
 from workers.data.overlap import OverlapTally, Sides, index_of
@@ -39,7 +39,7 @@ class _Tally:
     def __init__(self, spec: ValidateSpec, rows_file: Path | None) -> None:
         self.spec = spec
         self.total = Found()
-        self.digests: list[bytes] = []
+        self.keys: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []
         self.numbers: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []
         self.near = NearDuplicates()
         self.writer = RowsWriter(rows_file) if rows_file else None
@@ -91,7 +91,7 @@ class _Tally:
                 self.warn(Problem(row=number, field=name[:100], code="ignored_field", message=message))
 
     def _good_rows(self, found: Found) -> None:
-        self.digests.append(found.digests)
+        self.keys.append(found.keys)
         self.numbers.append(found.numbers)
         if found.signatures is not None:
             self.near.add(found.numbers, found.signatures)
@@ -109,16 +109,14 @@ class _Tally:
             self.total.warnings.append(problem)
 
     def repeats(self) -> int:
-        """Rows whose digest occurred before; each is a warning that names the first."""
-        digests = np.frombuffer(b"".join(self.digests), dtype=f"S{DIGEST}")
-        self.digests.clear()
-        if not len(digests):
+        """Rows that occurred before; each is a warning that names the first."""
+        if not self.keys:
             return 0
-        numbers = np.concatenate(self.numbers)
-        halves = digests.view(np.uint64).reshape(-1, 2)
-        order = np.lexsort((halves[:, 1], halves[:, 0]))
-        ordered = halves[order]
-        same = np.append(False, (ordered[1:] == ordered[:-1]).all(axis=1))
+        keys, numbers = np.concatenate(self.keys), np.concatenate(self.numbers)
+        self.keys.clear()
+        order = np.argsort(keys, kind="stable")
+        ordered = keys[order]
+        same = np.append(False, ordered[1:] == ordered[:-1])[: len(ordered)]
         at = np.flatnonzero(same)
         firsts = order[np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))]
         pairs = sorted(zip(order[at].tolist(), firsts[at].tolist(), strict=True))
