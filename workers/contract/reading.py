@@ -20,8 +20,11 @@ ROLE_NAMES: Dictionary[str, str] = {
     "bot": "assistant",
     "model": "assistant",
     "response": "assistant",
+    "tool": "tool",
+    "observation": "tool",
+    "function_response": "tool",
 }
-"""What other tools call the three roles."""
+"""What other tools call the roles."""
 
 Items = list[tuple[str, object]]
 """Messages of a row, each with its place in the row; still unchecked."""

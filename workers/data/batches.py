@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from workers.contract import Mapping
-from workers.data.chat import Row
-from workers.data.checks import CheckedLine, check_line, check_raw, is_plain
+from workers.data.checked import CheckedLine
+from workers.data.checks import check_line, check_raw, is_plain
 from workers.data.fast import fast_messages, fast_row, key_ends
 from workers.data.lines import LineBlock
 from workers.data.readers import Batch, RawRow, Source

@@ -1,52 +1,22 @@
 """Checks of one row: from bytes or cells to a normalised row, or to the reasons why there is none."""
 
-from dataclasses import dataclass, field
-
-from workers.contract import Items, Mapping, Problem, items_of
-from workers.data.chat import ChatMessage, Extra, Row
+from workers.contract import Items, Mapping, items_of
+from workers.data.chat import TOOLS, ChatMessage, Row
+from workers.data.checked import CheckedLine, kind_of
 from workers.data.lines import Line
 from workers.data.readers.source import RawRow
 from workers.data.strict_json import JsonProblem, parse, shown
 from workers.data.think import OPEN, split_think
+from workers.data.tools import read_calls, read_tools
+from workers.data.turns import check_turns
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 KNOWN_FIELDS = frozenset({"messages", "prompt", "completion"})
-KNOWN_MESSAGE_FIELDS = frozenset({"role", "content", "reasoning_content", "reasoning", "name"})
-REFUSED_MESSAGE_FIELDS = ("tool_calls", "function_call", "tool_call_id", "weight")
-SHOWN_VALUE = 80
+KNOWN_MESSAGE_FIELDS = frozenset(
+    {"role", "content", "reasoning_content", "reasoning", "name", "tool_calls", "tool_call_id"}
+)
+REFUSED_MESSAGE_FIELDS = ("function_call", "weight")
 REASONING_FIELDS = ("reasoning_content", "reasoning")
-
-
-@dataclass(slots=True)
-class CheckedLine:
-    """What one row came to."""
-
-    number: int
-    row: Row | None = None
-    """None when there are errors."""
-    errors: list[Problem] = field(default_factory=list)
-    warnings: list[Problem] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
-    """Paths of fields that are not read, such as `id` or `messages[].name`."""
-    extra: Extra | None = None
-    """Those of them that stand beside the conversation, with their values."""
-    source: str = ""
-    mended: bool = False
-    """It was in error until roles were given other names."""
-    raw: object = None
-    """What stands in the file, of a row in error: bytes, or values already read."""
-
-    def error(self, place: str, code: str, message: str, value: object = None) -> None:
-        self.errors.append(self._problem(place, code, message, value))
-
-    def warn(self, place: str, code: str, message: str, value: object = None) -> None:
-        self.warnings.append(self._problem(place, code, message, value))
-
-    def _problem(self, place: str, code: str, message: str, value: object) -> Problem:
-        found = "" if value is None else shown(value, SHOWN_VALUE)
-        return Problem(
-            row=self.number, field=place, code=code, message=message, value=found, source=self.source
-        )
 
 
 def check_line(
@@ -93,7 +63,7 @@ def _check_text(text: str, mapping: Mapping | None, checked: CheckedLine) -> Che
         checked.error(
             "",
             "not_an_object",
-            f'This line holds {_kind(value)}. Write an object such as {{"messages": [...]}}.',
+            f'This line holds {kind_of(value)}. Write an object such as {{"messages": [...]}}.',
             value,
         )
         return checked
@@ -112,7 +82,8 @@ def _check_value(
 
 def _ordered(messages: list[ChatMessage] | None, checked: CheckedLine) -> CheckedLine:
     if messages is not None and not checked.errors:
-        _check_order(messages, checked)
+        check_turns(messages, checked)
+        read_tools(messages, checked)
     if messages is not None and not checked.errors:
         checked.row = Row(messages=messages)
     return checked
@@ -191,7 +162,7 @@ def _set_aside(row: dict[str, object], read: frozenset[str], checked: CheckedLin
     """Fields beside the conversation are kept with the row."""
     extra = {key: value for key, value in row.items() if key not in read}
     if extra:
-        checked.ignored.extend(extra)
+        checked.ignored.extend(key for key in extra if key != TOOLS)
         checked.extra = extra
 
 
@@ -212,7 +183,7 @@ def _opened(value: object, place: str, checked: CheckedLine) -> object:
 
 def _listed(value: object, place: str, checked: CheckedLine) -> list[tuple[str, object]] | None:
     if not isinstance(value, list):
-        checked.error(place, "not_a_list", f"`{place}` is {_kind(value)}. Write a list of messages.")
+        checked.error(place, "not_a_list", f"`{place}` is {kind_of(value)}. Write a list of messages.")
         return None
     if not value:
         checked.error(
@@ -232,7 +203,7 @@ def _pair(row: dict[str, object], checked: CheckedLine) -> list[tuple[str, objec
         elif isinstance(value, list):
             items.extend(_listed(value, place, checked) or [])
         else:
-            what = _kind(value) if place in row else "missing"
+            what = kind_of(value) if place in row else "missing"
             checked.error(place, "not_text", f"`{place}` is {what}. Write a text or a list of messages.")
     return None if checked.errors else items
 
@@ -242,7 +213,7 @@ def _message(item: object, place: str, checked: CheckedLine) -> ChatMessage | No
         checked.error(
             place,
             "not_an_object",
-            f"This message is {_kind(item)}. Write an object with `role` and `content`.",
+            f"This message is {kind_of(item)}. Write an object with `role` and `content`.",
         )
         return None
     for name in REFUSED_MESSAGE_FIELDS:
@@ -257,15 +228,15 @@ def _message(item: object, place: str, checked: CheckedLine) -> ChatMessage | No
     role = item.get("role")
     if role not in ROLES:
         what = "has no `role`" if "role" not in item else f"has the role {shown(role)}"
-        message = f"This message {what}. Use system, user or assistant."
+        message = f"This message {what}. Use system, user, assistant or tool."
         checked.error(f"{place}.role", "unknown_role", message, role)
         return None
     inside = _content_place(place)
     content = _text(item.get("content"), inside, checked)
     if content is None:
         return None
-    if role == "assistant":
-        return _assistant(item, content, place, checked)
+    if role in _READERS:
+        return _READERS[role](item, content, place, checked)
     if not content.strip():
         checked.error(inside, "empty_content", f"This {role} message is empty. Write its text.")
         return None
@@ -286,7 +257,7 @@ def _text(value: object, place: str, checked: CheckedLine) -> str | None:
     ):
         value = "".join(part["text"] if isinstance(part.get("text"), str) else "" for part in value)
     if not isinstance(value, str):
-        checked.error(place, "not_text", f"This is {_kind(value)}. Write a text.", value)
+        checked.error(place, "not_text", f"This is {kind_of(value)}. Write a text.", value)
         return None
     if "\x00" in value:
         checked.error(place, "nul_byte", "This text holds a NUL character (\\u0000). Remove it.")
@@ -309,6 +280,16 @@ def _text(value: object, place: str, checked: CheckedLine) -> str | None:
     return value
 
 
+def _result(item: dict[str, object], content: str, place: str, checked: CheckedLine) -> ChatMessage | None:
+    """What a tool gave back, be it nothing."""
+    message: ChatMessage = {"role": "tool", "content": content}
+    if item.get("tool_call_id") is not None:
+        call = _text(item["tool_call_id"], f"{place}.tool_call_id", checked)
+        if call:
+            message["tool_call_id"] = call
+    return message
+
+
 def _assistant(item: dict[str, object], content: str, place: str, checked: CheckedLine) -> ChatMessage | None:
     """An assistant turn with its reasoning apart, from a field or from an inline think block."""
     inline = split_think(content)
@@ -321,7 +302,10 @@ def _assistant(item: dict[str, object], content: str, place: str, checked: Check
             "This answer carries two different reasonings. Keep one field or the think block.",
         )
         return None
-    if not inline.answer.strip():
+    calls = read_calls(item.get("tool_calls"), f"{place}.tool_calls", checked)
+    if not inline.answer.strip() and item.get("tool_calls") and not calls:
+        return None  # what is wrong with them is told already
+    if not inline.answer.strip() and not calls:
         checked.error(
             _content_place(place),
             "empty_answer",
@@ -348,46 +332,12 @@ def _assistant(item: dict[str, object], content: str, place: str, checked: Check
             "many_thinks",
             f"Another {OPEN} stands inside the answer and is trained as text.",
         )
+    message: ChatMessage = {"role": "assistant", "content": inline.answer}
     if texts:
-        return {"role": "assistant", "content": inline.answer, "reasoning_content": texts.pop()}
-    return {"role": "assistant", "content": inline.answer}
+        message["reasoning_content"] = texts.pop()
+    if calls:
+        message["tool_calls"] = calls
+    return message
 
 
-def _check_order(messages: list[ChatMessage], checked: CheckedLine) -> None:
-    """System first or not at all; then user and assistant in turn; assistant last."""
-    if all(message["role"] != "assistant" for message in messages):
-        checked.error(
-            "messages", "no_answer", "This chat has no assistant message, so there is nothing to train."
-        )
-        return
-    expected = "user"
-    for index, message in enumerate(messages):
-        role = message["role"]
-        place = f"messages[{index}].role"
-        if role == "system":
-            if index > 0:
-                checked.error(place, "role_order", "A system message may only come first. Move or remove it.")
-                return
-            continue
-        if role != expected:
-            checked.error(
-                place,
-                "role_order",
-                f"Here comes {role} where {expected} is due: user and assistant take turns, user first. "
-                "Join messages that follow each other from the same side.",
-            )
-            return
-        expected = "assistant" if role == "user" else "user"
-    if messages[-1]["role"] != "assistant":
-        checked.error(
-            f"messages[{len(messages) - 1}].role",
-            "role_order",
-            "The last message is not the assistant's, so nothing answers it. Add an answer or remove it.",
-        )
-
-
-def _kind(value: object) -> str:
-    names: dict[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
-    if value is None:
-        return "null"
-    return names.get(type(value), "a number")
+_READERS = {"assistant": _assistant, "tool": _result}

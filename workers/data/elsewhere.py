@@ -42,7 +42,9 @@ def _key(data: bytes) -> int:
 
 def said(messages: Sequence[ChatMessage]) -> str:
     """The words by which rows are almost the same."""
-    return "\n".join(message["content"] for message in messages if message["role"] != "system")
+    said = [message["content"] for message in messages if message["role"] != "system"]
+    called = [_encode(message["tool_calls"]).decode() for message in messages if "tool_calls" in message]
+    return "\n".join(said + called)
 
 
 class RowIndex:

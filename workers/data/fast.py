@@ -7,7 +7,7 @@ from typing import cast
 import msgspec
 import numpy as np
 
-from workers.data.chat import ChatMessage, Extra, Role
+from workers.data.chat import TOOLS, ChatMessage, Extra, Role
 from workers.data.think import CLOSE, OPEN, split_think
 
 _decode = msgspec.json.Decoder().decode
@@ -44,7 +44,7 @@ def fast_row(data: bytes, ends: int, doubtful: bool) -> Fast | None:
         row = _decode(data)
     except (msgspec.MsgspecError, RecursionError, ValueError):
         return None
-    if type(row) is not dict:
+    if type(row) is not dict or TOOLS in row:
         return None
     if "messages" in row:
         found, keys = fast_messages(row), len(row)
@@ -92,11 +92,9 @@ def fast_messages(row: dict[str, object]) -> list[ChatMessage] | None:
     found: list[ChatMessage] = []
     due = "user"
     for message in messages:
-        if type(message) is not dict:
+        if type(message) is not dict or not _says_something(message.get("content")):
             return None
-        role, content, fields = message.get("role"), message.get("content"), len(message)
-        if type(content) is not str or not content or content.isspace():
-            return None
+        role, content, fields = message.get("role"), message["content"], len(message)
         if role == due == "user" and fields == 2:
             found.append(_plain(message, role, content))
             due = "assistant"
@@ -114,6 +112,10 @@ def fast_messages(row: dict[str, object]) -> list[ChatMessage] | None:
         else:
             return None
     return found if due == "user" and found[-1]["role"] == "assistant" else None
+
+
+def _says_something(content: object) -> bool:
+    return type(content) is str and content != "" and not content.isspace()
 
 
 def _plain(message: dict[str, object], role: Role, content: str) -> ChatMessage:

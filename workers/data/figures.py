@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import islice
 from typing import Any
 
@@ -17,8 +18,8 @@ from numpy.typing import NDArray
 from workers.contract import Mapping, Problem, ValidateSpec
 from workers.data.batches import check_batch
 from workers.data.beside import paths
-from workers.data.chat import ChatMessage
-from workers.data.checks import CheckedLine
+from workers.data.chat import ChatMessage, texts_of
+from workers.data.checked import CheckedLine
 from workers.data.elsewhere import RowIndex, said
 from workers.data.near import Signatures, signatures
 from workers.data.normalised import record_batch
@@ -46,6 +47,7 @@ CONTROL = r"[\x01-\x08\x0b\x0e-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2
 _RESIDUE, _CONTROL = re.compile(RESIDUE), re.compile(CONTROL)
 RE2_CONTROL = re.sub(r"\\u([0-9a-f]{4})", r"\\x{\1}", CONTROL)
 _WATCHED = f"{PREFILTER}|{RE2_CONTROL}|{RESIDUE}"
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
@@ -121,7 +123,10 @@ def find(
 def _key(row: list[ChatMessage]) -> int:
     """Equal only in processes with the same PYTHONHASHSEED. Two different rows of a million share one with a
     chance of three in a hundred million."""
-    return hash(tuple([tuple(message.values()) for message in row]))
+    try:
+        return hash(tuple([tuple(message.values()) for message in row]))
+    except TypeError:  # calls of tools are lists
+        return hash(_encode(row))
 
 
 def _elsewhere(good: list[CheckedLine], found: Found, spec: ValidateSpec, others: Sequence[RowIndex]) -> None:
@@ -208,6 +213,7 @@ def _formats(last: pa.LargeStringArray, rows: Sequence[list[ChatMessage]], found
     found.json_answers += len(whole)
     other = np.ones(len(rows), dtype=bool)
     other[whole] = False
+    other[pc.equal(last, "").to_numpy(zero_copy_only=False)] = False  # a call alone
     for index in np.flatnonzero(other)[:PLACES].tolist():
         found.other_answers.append(f"row {found.numbers[index]}, messages[{len(rows[index]) - 1}]")
 
@@ -226,9 +232,15 @@ def _answers(rows: Sequence[list[ChatMessage]], lengths: NDArray[np.int64], foun
     found.long_answers += len(rows) - len(short)
     for index in short:
         if len(found.answers) <= DISTINCT_ANSWERS:
-            found.answers[rows[index][-1]["content"]] += 1
+            found.answers[_answer(rows[index][-1])] += 1
         else:
             found.long_answers += 1
+
+
+def _answer(message: ChatMessage) -> str:
+    """The text, or the functions that are called without a word."""
+    calls = message.get("tool_calls", ())
+    return message["content"] or "call of " + ", ".join(call["name"] for call in calls)
 
 
 def _script(row: list[ChatMessage]) -> str:
@@ -251,9 +263,9 @@ def _watched_texts(
 ) -> None:
     """Look closely at the few texts in which one pass of RE2 over all of them saw anything to look at."""
     messages: Any = batch.column(2).flatten()
-    texts = [messages.field(1), messages.field(2)]
+    texts = [messages.field(1), messages.field(2), messages.field(3)]
     flagged = [pc.match_substring_regex(text, _WATCHED).fill_null(False) for text in texts]
-    at = np.flatnonzero(pc.or_(*flagged).to_numpy(zero_copy_only=False))
+    at = np.flatnonzero(reduce(pc.or_, flagged).to_numpy(zero_copy_only=False))
     if not len(at):
         return
     ends = np.cumsum([len(row) for row in rows])
@@ -262,7 +274,7 @@ def _watched_texts(
     for index, owner in zip(at.tolist(), owners.tolist(), strict=True):
         position = index - (int(ends[owner - 1]) if owner else 0)
         message = rows[owner][position]
-        text = message["content"] + "\n" + message.get("reasoning_content", "")
+        text = "\n".join(texts_of(message))
         place = f"row {numbers[owner]}, messages[{position}]"
         _look(text, place, seen.setdefault(owner, set()), found)
 

@@ -12,7 +12,7 @@ from workers.contract import DeriveSource, Mapping
 from workers.contract.data import storable
 from workers.data.batches import check_batch, first_rows
 from workers.data.beside import value_at
-from workers.data.chat import ChatMessage, Extra, Row
+from workers.data.chat import ChatMessage, Extra, Row, calls_of
 from workers.data.readers import Limits, open_source
 from workers.data.shapes import recognise
 
@@ -139,6 +139,7 @@ def _texts(message: ChatMessage) -> Iterator[str]:
     yield message["content"]
     if "reasoning_content" in message:
         yield message["reasoning_content"]
+    yield from _leaves(message.get("tool_calls"))
 
 
 def raw_text(raw: object) -> str:
@@ -171,6 +172,9 @@ def written(item: Item) -> str:
         thought = message.get("reasoning_content", "")
         lines.append(f"{message['role']}: " + (f"<think>{thought}</think> " if thought else ""))
         lines[-1] += message["content"]
+        lines += [
+            f"  calls {call['name']}({_encode(call['arguments']).decode()})" for call in calls_of(message)
+        ]
     return "\n".join([*lines, *([_encode(item.extra).decode("utf-8", "replace")] if item.extra else [])])
 
 

@@ -1,17 +1,20 @@
 """The one typed layout of checked rows, as Parquet: what training reads, whatever the original was.
 
 Columns: `row` (int64, place in the original), `source` (file or sheet, dictionary-encoded), `messages` (list
-of role, content, reasoning_content), `extra` (the fields beside the conversation as one JSON object, or null;
-older files lack the column). Derived files also say where a row came from: `origin` (int32, index of the
-source) and `origin_row` (int64). The metadata of the file carries LAYOUT, by which it is recognised.
+of role, content, reasoning_content, tool_calls as JSON and tool_call_id; older files lack the last two),
+`extra` (the fields beside the conversation as one JSON object, or null; older files lack the column). Derived
+files also say where a row came from: `origin` (int32, index of the source) and `origin_row` (int64). The
+metadata of the file carries LAYOUT, by which it is recognised.
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
+
 from workers.data.beside import extra_json, extra_of
-from workers.data.chat import ChatMessage, Extra, Row
+from workers.data.chat import TOOLS, ChatMessage, Extra, Row, ToolCall, tools_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,6 +35,8 @@ def schema() -> "pa.Schema":
             pa.field("role", pa.string(), nullable=False),
             pa.field("content", pa.large_string(), nullable=False),
             pa.field("reasoning_content", pa.large_string()),
+            pa.field("tool_calls", pa.large_string()),
+            pa.field("tool_call_id", pa.string()),
         ]
     )
     return pa.schema(
@@ -63,9 +68,15 @@ def record_batch(
     roles = pa.array(list(_CODES), pa.string()).take(codes)
     contents = pa.array([message["content"] for message in flat], pa.large_string())
     reasonings = pa.array([message.get("reasoning_content") for message in flat], pa.large_string())
+    calls: Sequence[str | None] = [None] * len(flat)
+    answered = calls
+    if any("tool_calls" in message for message in flat):
+        calls = [_encode(message["tool_calls"]) if "tool_calls" in message else None for message in flat]
+        answered = [message.get("tool_call_id") for message in flat]
     layout = schema()
     messages = pa.StructArray.from_arrays(
-        [roles, contents, reasonings], fields=list(layout.field("messages").type.value_type)
+        [roles, contents, reasonings, pa.array(calls, pa.large_string()), pa.array(answered, pa.string())],
+        fields=list(layout.field("messages").type.value_type),
     )
     return pa.RecordBatch.from_arrays(
         [
@@ -78,7 +89,12 @@ def record_batch(
     )
 
 
-_CODES = {"system": 0, "user": 1, "assistant": 2}
+_CODES = {"system": 0, "user": 1, "assistant": 2, "tool": 3}
+_decode = msgspec.json.Decoder(list[ToolCall]).decode
+
+
+def _encode(calls: list[ToolCall]) -> str:
+    return msgspec.json.encode(calls).decode()
 
 
 class RowsWriter:
@@ -148,11 +164,12 @@ def _is_like(found: "pa.Field", wanted: "pa.Field") -> bool:
     if not pa.types.is_list(found.type) or not pa.types.is_struct(found.type.value_type):
         return False
     inside, fields = list(found.type.value_type), list(wanted.type.value_type)
+    names = [field.name for field in fields]
     roles = (fields[0].type, pa.dictionary(pa.int8(), pa.string()))
     return (
-        [field.name for field in inside] == [field.name for field in fields]
+        [field.name for field in inside] in (names, names[:3])
         and inside[0].type in roles
-        and inside[1:] == fields[1:]
+        and inside[1:] == fields[1 : len(inside)]
     )
 
 
@@ -173,17 +190,35 @@ def read_normalised(path: Path, *, extra: bool = False) -> Iterator[Row]:
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     file = pq.ParquetFile(path, memory_map=True)
-    for batch in batches_of(file, ["messages", "extra"] if extra else ["messages"]):
-        kept = extra and "extra" in batch.schema.names
-        texts = batch.column("extra").to_pylist() if kept else [None] * batch.num_rows
+    for batch in batches_of(file, ["messages", "extra"]):
+        has_extra = "extra" in batch.schema.names
+        texts = batch.column("extra").to_pylist() if has_extra else [None] * batch.num_rows
         for messages, text in zip(batch.column("messages").to_pylist(), texts, strict=True):
-            row = Row(messages=[_message(message) for message in messages])
-            if text:
-                row["extra"] = extra_of(text) or {}
+            row = Row(messages=[message_of(message) for message in messages])
+            kept = extra_of(text) if text and (extra or _NAMES_TOOLS in text) else None
+            if kept and extra:
+                row["extra"] = kept
+            if tools := tools_of(kept):
+                row["tools"] = tools
             yield row
 
 
-def _message(found: dict[str, Any]) -> ChatMessage:
-    if found["reasoning_content"] is None:
-        del found["reasoning_content"]
+_NAMES_TOOLS = f'"{TOOLS}":'
+"""As `extra_json` writes it, of whatever object."""
+
+
+def message_of(found: dict[str, Any]) -> ChatMessage:
+    """A message as it was kept: fields that it does not have are absent. Raises ValueError for calls that
+    were not written here."""
+    if found.get("tool_calls") is not None:
+        try:
+            found["tool_calls"] = _decode(found["tool_calls"])
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise ValueError(str(error)) from None
+    for name in _OPTIONAL:
+        if name in found and found[name] is None:
+            del found[name]
     return cast(ChatMessage, found)
+
+
+_OPTIONAL = ("reasoning_content", "tool_calls", "tool_call_id")

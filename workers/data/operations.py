@@ -24,7 +24,7 @@ from workers.contract import (
     TakeSide,
     Trim,
 )
-from workers.data.chat import ChatMessage, Extra
+from workers.data.chat import ChatMessage, Extra, ToolCall, texts_of
 from workers.data.elsewhere import EXACT, RowIndex, row_key, said
 from workers.data.figures import CONTROL, RE2_CONTROL, RESIDUE
 from workers.data.items import Item, Spool, all_text, cut, first_difference, text_of, written
@@ -146,7 +146,7 @@ def drop_problems(items: Iterable[Item], op: DropProblems, done: Done) -> Iterat
         if "leading_space" in codes and item.messages[-1]["content"][:1].isspace():
             found.add("leading_space")
         if flag:
-            texts = [text for message in item.messages for text in _texts(message)]
+            texts = [text for message in item.messages for text in texts_of(message)]
             found |= {code for code, (_, holds) in wanted.items() if any(map(holds, texts))}
         return found
 
@@ -211,6 +211,8 @@ def _clean_message(message: ChatMessage, clean: Callable[[str], str]) -> ChatMes
     found: ChatMessage = {**message, "content": clean(message["content"])}
     if "reasoning_content" in message:
         found["reasoning_content"] = clean(message["reasoning_content"])
+    if "tool_calls" in message:
+        found["tool_calls"] = cast(list[ToolCall], _clean_value(message["tool_calls"], clean))
     return found
 
 
@@ -220,10 +222,6 @@ def _clean_value(value: object, clean: Callable[[str], str]) -> object:
     if isinstance(value, dict):
         return {name: _clean_value(item, clean) for name, item in value.items()}
     return [_clean_value(item, clean) for item in value] if isinstance(value, list) else value
-
-
-def _texts(message: ChatMessage) -> list[str]:
-    return [message["content"], message.get("reasoning_content", "")]
 
 
 def filtered(op: Filter) -> Callable[[Item], bool]:

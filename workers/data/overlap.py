@@ -12,7 +12,7 @@ from workers.contract import OtherRows, Overlap, SplitCounts, SplitSpec
 from workers.data.batches import check_batch, first_rows
 from workers.data.beside import value_at
 from workers.data.chat import ChatMessage, Row
-from workers.data.checks import CheckedLine
+from workers.data.checked import CheckedLine
 from workers.data.elsewhere import EXACT, NEAR, SAME_QUESTION, RowIndex, question_key, row_key
 from workers.data.readers import Limits, open_source
 from workers.data.shapes import recognise

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from workers.contract import Mapping, Problem
 from workers.data.batches import check_batch, first_rows
-from workers.data.chat import ChatMessage, Extra, Row, canonical
+from workers.data.chat import ChatMessage, Extra, Row, canonical, tools_of
 from workers.data.normalised import is_normalised, read_normalised
 from workers.data.readers import Limits, Unreadable, open_source
 from workers.data.shapes import recognise
@@ -50,6 +50,8 @@ def read_rows(
         row = Row(messages=found.messages)
         if extra and found.extra:
             row["extra"] = found.extra
+        if tools := tools_of(found.extra):
+            row["tools"] = tools
         yield row
 
 

@@ -110,14 +110,16 @@ class Endpoint:
                     ) from None
             await asyncio.sleep(pause)
 
-    async def ask(self, model: str, messages: list[dict[str, str]]) -> Answer:
-        """The answer to a prompt.
+    async def ask(
+        self, model: str, messages: list[dict[str, Any]], tools: list[dict[str, object]] | None = None
+    ) -> Answer:
+        """The answer to a prompt, in words: the `tools` are shown to the model, but it is not to call any.
 
         A prompt the endpoint refuses gives an empty answer, finish reason `refused`.
         """
         for number in range(1, TRIES + 1):
             try:
-                return await self._ask_once(model, messages, max_tokens=self._max_tokens)
+                return await self._ask_once(model, messages, max_tokens=self._max_tokens, tools=tools)
             except _Busy as busy:
                 if number == TRIES:
                     raise EvaluationError(
@@ -126,8 +128,16 @@ class Endpoint:
                 await asyncio.sleep(min(busy.seconds or 0.5 * 2**number, LONGEST_PAUSE))
         raise AssertionError("the last try returns or raises")
 
-    async def _ask_once(self, model: str, messages: list[dict[str, str]], max_tokens: int) -> Answer:
+    async def _ask_once(
+        self,
+        model: str,
+        messages: list[dict[str, Any]],
+        max_tokens: int,
+        tools: list[dict[str, object]] | None = None,
+    ) -> Answer:
         body = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0, "seed": 0}
+        if tools:
+            body |= {"tools": tools, "tool_choice": "none"}
         if self._logprobs:
             body |= {"logprobs": True, "top_logprobs": 2}
         try:
@@ -140,7 +150,7 @@ class Endpoint:
             and "logprobs" in response.text
         ):
             self._logprobs = False  # it gives none: the rows are graded without
-            return await self._ask_once(model, messages, max_tokens)
+            return await self._ask_once(model, messages, max_tokens, tools)
         if response.status_code == HTTPStatus.BAD_REQUEST:
             return Answer("", None, True, REFUSED, 0)
         if response.is_success:

@@ -129,7 +129,7 @@ async def _side(
     async def one(prompt: Prompt) -> Grade:
         nonlocal done
         async with slots:
-            answer = await endpoint.ask(model, prompt.messages)
+            answer = await endpoint.ask(model, prompt.messages, prompt.tools)
         done += 1
         on_progress(
             SuiteProgress(f"The {name} answered {done} of {len(prompts)}.", before + done, 2 * len(prompts))
@@ -178,7 +178,7 @@ def _write_rows(path: Path, prompts: Sequence[Prompt], base: Side, adapter: Side
         for index, prompt in enumerate(prompts):
             row = EvaluationRow(
                 index=index,
-                messages=prompt.messages,
+                messages=prompt.shown,
                 expected=prompt.expected,
                 base=base.grades[index],
                 adapter=adapter.grades[index],

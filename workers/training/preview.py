@@ -21,7 +21,7 @@ from workers.contract.preview import BEYOND
 from workers.contract.weights import template_sha256
 from workers.contract.workload import count_tokens
 from workers.data import BadRow
-from workers.data.chat import ChatMessage
+from workers.data.chat import ChatMessage, Tools, tools_of
 from workers.data.rows import NumberedRow, read_numbered
 from workers.training.errors import TrainingError
 from workers.training.render import Renderer, Sample
@@ -76,7 +76,7 @@ def preview(
         for rows, row in enumerate(read_numbered(data), start=1):
             counts, shows = rows <= spec.counted_rows, shown.wants(row)
             if counts or shows:
-                turns = list(_turns(renderer, row.messages))
+                turns = list(_turns(renderer, row.messages, tools_of(row.extra)))
                 if counts:
                     figures.add(row.number, turns)
                 if shows:
@@ -102,18 +102,20 @@ def preview(
     )
 
 
-def _turns(renderer: Renderer, messages: list[ChatMessage]) -> Iterator[_Turn]:
+def _turns(renderer: Renderer, messages: list[ChatMessage], tools: Tools) -> Iterator[_Turn]:
     bare = [_without_reasoning(message) for message in messages]
     for turn, message in enumerate(messages):
         if message["role"] == "assistant":
-            shown = renderer.sample(messages, turn)
+            shown = renderer.sample(messages, turn, tools=tools)
             same = messages[: turn + 1] == bare[: turn + 1]
-            plain = shown if same else renderer.sample(bare, turn)
+            plain = shown if same else renderer.sample(bare, turn, tools=tools)
             yield _Turn(bool(message.get("reasoning_content")), shown, plain)
 
 
 def _without_reasoning(message: ChatMessage) -> ChatMessage:
-    return {"role": message["role"], "content": message["content"]}
+    bare = message.copy()
+    bare.pop("reasoning_content", None)
+    return bare
 
 
 @dataclass

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from workers.contract import ThinkContract, ThinkPolicy
-from workers.data.chat import ChatMessage, Row
+from workers.data.chat import ChatMessage, Row, Tools, calls_of
 from workers.data.think import block_of, with_reasoning
+from workers.data.tools import as_openai
 from workers.training import template
 from workers.training.errors import TrainingError
 
@@ -64,19 +65,23 @@ class Renderer:
         for index, row in enumerate(rows):
             for turn, message in enumerate(row["messages"]):
                 if message["role"] == "assistant":
-                    yield self.sample(row["messages"], turn, row=index)
+                    yield self.sample(row["messages"], turn, row=index, tools=row.get("tools", []))
 
-    def sample(self, messages: list[ChatMessage], turn: int, row: int = 0) -> Sample:
+    def sample(
+        self, messages: list[ChatMessage], turn: int, row: int = 0, tools: Tools | None = None
+    ) -> Sample:
         target = messages[turn]
         reasoning = target.get("reasoning_content", "") if self.policy != "no_think" else ""
-        prompt = self.prompt(messages[:turn], thinks=bool(reasoning))
+        prompt = self.prompt(messages[:turn], thinks=bool(reasoning), tools=tools)
         block = self._think_block(reasoning, prompt)
+        calls = self._calls(messages[: turn + 1], tools) if "tool_calls" in target else ""
         encoded = self.tokenizer(
-            block + target["content"],
+            block + target["content"] + calls,
             add_special_tokens=False,
             return_offsets_mapping=True,
-            # Text that only looks like a special token must not end the answer in its middle.
-            split_special_tokens=not self._tags_are_special,
+            # Text that only looks like a special token must not end the answer in its middle. Some bases
+            # mark calls by special tokens, though.
+            split_special_tokens=not self._tags_are_special and not calls,
         )
         masked = len(block) if self.policy == "answer_only" else 0
         return Sample(
@@ -87,15 +92,33 @@ class Renderer:
             trained_from=sum(start < masked for start, _ in encoded["offset_mapping"]),
         )
 
-    def prompt(self, messages: list[ChatMessage], *, thinks: bool) -> str:
+    def prompt(self, messages: list[ChatMessage], *, thinks: bool, tools: Tools | None = None) -> str:
         """What the base's inference template makes of the messages before an answer."""
         rendered = [self._as_history(message) for message in messages]
-        flags: dict[str, bool] = {}
+        flags: dict[str, Any] = {"tools": tools} if tools else {}
         if self.think.switch == "template_flag":
             flags["enable_thinking"] = thinks
         if self.think.switch == "system_prompt":
             rendered = _with_switch(rendered, self.think, thinks=thinks)
-        return render_chat(self.tokenizer, rendered, add_generation_prompt=True, **flags)
+        shown = render_chat(self.tokenizer, rendered, add_generation_prompt=True, **flags)
+        _check_calls_shown(messages, shown)
+        return shown
+
+    def _calls(self, messages: list[ChatMessage], tools: Tools | None) -> str:
+        """How the base writes the calls of the last message: what its template puts after the text."""
+        *before, last = messages
+        history, flags = [*map(self._as_history, before)], {"tools": tools} if tools else {}
+        asked = [*history, as_openai(last, PROBE)]
+        shown = render_chat(self.tokenizer, asked, add_generation_prompt=False, **flags)
+        _, probe, after = shown.rpartition(PROBE)
+        if not probe and not last["content"]:  # some templates write calls in place of the text
+            prompt = render_chat(self.tokenizer, history, add_generation_prompt=True, **flags)
+            after = shown.removeprefix(prompt) if shown.startswith(prompt) else ""
+        elif not probe:
+            after = ""
+        calls = after.rpartition(self.tokenizer.convert_ids_to_tokens(self.end_id))[0]
+        _check_calls_shown([last], calls)
+        return calls if last["content"] else calls.lstrip()
 
     def _think_block(self, reasoning: str, prompt: str) -> str:
         """What comes between the generation prompt and the answer."""
@@ -107,11 +130,11 @@ class Renderer:
             return begun + reasoning + self._block.closing
         return self._block.around(reasoning) if reasoning or self._always_blocks else ""
 
-    def _as_history(self, message: ChatMessage) -> dict[str, str]:
+    def _as_history(self, message: ChatMessage) -> dict[str, Any]:
         """An earlier message as an app would send it back."""
         keeps = self.think.history_keeps and self.policy != "no_think"
         content = with_reasoning(message, self.think) if keeps else message["content"]
-        return {"role": message["role"], "content": content}
+        return as_openai(message, content)
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -143,15 +166,25 @@ class Renderer:
             )
 
 
-def render_chat(tokenizer: Any, messages: template.Messages, **flags: bool) -> str:
+def _check_calls_shown(messages: list[ChatMessage], shown: str) -> None:
+    """A template that drops calls without a word would have the model learn to answer from nowhere."""
+    if any(call["name"] not in shown for message in messages for call in calls_of(message)):
+        raise TrainingError(
+            "template_without_tools",
+            "This base's chat template does not write these tool calls, so they cannot be trained. "
+            "Choose a base whose template knows tools, or leave out the rows that call some.",
+        )
+
+
+def render_chat(tokenizer: Any, messages: template.Messages, **flags: Any) -> str:
     """The chat by the tokenizer's template. Raises TrainingError `template_failed`."""
     variables = {**tokenizer.special_tokens_map, **flags}
     return template.render(tokenizer.get_chat_template(), messages, variables)
 
 
 def _with_switch(
-    messages: list[dict[str, str]], think: ThinkContract, *, thinks: bool
-) -> list[dict[str, str]]:
+    messages: list[dict[str, Any]], think: ThinkContract, *, thinks: bool
+) -> list[dict[str, Any]]:
     """The words that turn reasoning on or off, before the system message's own text.
 
     A row's own words for it give way: what its answer shows is what the words must ask for.

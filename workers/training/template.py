@@ -28,7 +28,7 @@ GROWTH = 4
 PR_SET_PDEATHSIG = 1
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 
 
 def render(template: str, messages: Messages, variables: Mapping[str, Any]) -> str:
@@ -105,7 +105,8 @@ def _failure(why: str) -> TrainingError:
     return TrainingError(
         "template_failed",
         f"The base's chat template could not render a chat ({why}). "
-        "Check that it belongs to this base and accepts system, user and assistant messages.",
+        "Check that it belongs to this base and accepts system, user and assistant messages, and tool calls "
+        "where rows have some.",
     )
 
 
@@ -124,9 +125,16 @@ def _limit_this_process(parent: int) -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
 
 
+def _size(value: object) -> int:
+    """Characters of all texts inside."""
+    if isinstance(value, dict):
+        return sum(len(name) + _size(item) for name, item in value.items())
+    return sum(map(_size, value)) if isinstance(value, list) else len(str(value))
+
+
 def _answer(request: dict[str, Any], render_jinja_template: Callable[..., Any]) -> dict[str, str]:
     messages = request["messages"]
-    room = GROWTH * sum(len(message["content"]) for message in messages) + EXTRA_CHARACTERS
+    room = GROWTH * (_size(messages) + _size(request["variables"].get("tools"))) + EXTRA_CHARACTERS
     try:
         rendered, _ = render_jinja_template(
             [messages], chat_template=request["template"], **request["variables"]

@@ -87,7 +87,7 @@ BAD: list[tuple[str, str, bytes | dict[str, Any]]] = [
     ("not_text", "messages[1].content", messages(USER, turn([{"type": "image_url", "image_url": "x"}]))),
     ("not_text", "messages[1].reasoning", messages(USER, turn("Four.", reasoning=["Add."]))),
     ("two_reasonings", "messages[1]", messages(USER, turn("<think>A</think>Four.", reasoning_content="B"))),
-    ("unsupported_field", "messages[1].tool_calls", messages(USER, turn("Four.", tool_calls=[{"id": "x"}]))),
+    ("bad_tool_call", "messages[1].tool_calls[0]", messages(USER, turn("Four.", tool_calls=[{"id": "x"}]))),
     ("unsupported_field", "messages[1].weight", messages(USER, turn("Four.", weight=0))),
 ]
 

@@ -246,3 +246,40 @@ def test_a_contract_that_contradicts_the_template_is_refused() -> None:
 def test_the_contract_can_be_read_off_the_template(family: str) -> None:
     made = FAMILIES[family]
     assert contract_of(made.template, made.model, tokenizer_of(family)) == made.think
+
+
+TOOLS = [{"type": "function", "function": {"name": "price", "parameters": {"type": "object"}}}]
+CALLED: list[ChatMessage] = [
+    CHAT[0],
+    {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": THOUGHT,
+        "tool_calls": [{"id": "c1", "name": "price", "arguments": {"of": "Katze Ω"}}],
+    },
+    {"role": "tool", "content": "12", "tool_call_id": "c1"},
+    {"role": "assistant", "content": ANSWER},
+]
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwq", "nemotron", "nemotron_1_5"])
+def test_calls_are_trained_as_the_base_writes_them_and_results_stand_in_the_prompt(family: str) -> None:
+    renderer = Renderer(tokenizer_of(family), FAMILIES[family].think, "traces")
+    call, answer = (renderer.sample(CALLED, turn, tools=TOOLS) for turn in (1, 3))
+    target = text(renderer, call.target_ids)
+    assert target.count('{"name": "price", "arguments": {"of": "Katze Ω"}}') == 1
+    assert target.index("</think>") < target.index('"arguments"') < target.rindex(FAMILIES[family].end)
+    assert call.target_ids.count(renderer.end_id) == 1
+    assert '"parameters"' in text(renderer, call.prompt_ids)
+    assert "Katze Ω" in text(renderer, answer.prompt_ids) and "12" in text(renderer, answer.prompt_ids)
+    history = [renderer.prompt(CALLED[:turn], thinks=False, tools=TOOLS) for turn in (1, 3)]
+    assert len(history[0]) < len(history[1])
+
+
+@pytest.mark.parametrize("family", ["plain", "r1_qwen", "nemotron_super"])
+@pytest.mark.parametrize("turn", [1, 3])
+def test_a_template_that_drops_calls_is_refused(family: str, turn: int) -> None:
+    renderer = Renderer(tokenizer_of(family), FAMILIES[family].think, "traces")
+    with pytest.raises(TrainingError) as caught:
+        renderer.sample(CALLED, turn, tools=TOOLS)
+    assert caught.value.code == "template_without_tools"

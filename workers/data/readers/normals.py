@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from workers.data.beside import extra_of
-from workers.data.normalised import batches_of
+from workers.data.normalised import batches_of, message_of
 from workers.data.readers.parquets import METADATA_BYTES, reading_errors
 from workers.data.readers.source import RawRow
 
@@ -27,7 +27,7 @@ def read_normals(path: Path) -> Iterator[RawRow]:
                 found["row"], found["source"], found["messages"], extras, strict=True
             ):
                 for message in messages or ():
-                    if message is not None and message["reasoning_content"] is None:
-                        del message["reasoning_content"]
+                    if message is not None:
+                        message_of(message)
                 at.row += 1
                 yield RawRow(number, {"messages": messages}, source, extra=extra_of(extra) or {})

@@ -133,13 +133,27 @@ THINK = re.compile(r"^\s*<think>(?P<reasoning>.*?)</think>\s*(?P<answer>.*)$", r
 
 
 @register.filter
-def spoken(message: Mapping[str, Any]) -> dict[str, str]:
-    """A chat message taken apart for a bubble: role, reasoning, answer."""
+def spoken(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A chat message taken apart for a bubble: role, reasoning, answer, calls of tools in words."""
     content = str(message.get("content") or "")
     reasoning = str(message.get("reasoning_content") or message.get("reasoning") or "")
     if not reasoning and (found := THINK.match(content)):
         reasoning, content = found["reasoning"], found["answer"]
-    return {"role": str(message.get("role", "")), "reasoning": reasoning.strip(), "content": content.strip()}
+    return {
+        "role": str(message.get("role", "")),
+        "reasoning": reasoning.strip(),
+        "content": content.strip(),
+        "calls": [_call(call) for call in message.get("tool_calls") or []],
+    }
+
+
+def _call(call: Mapping[str, Any]) -> str:
+    """A call as OpenAI writes it, or flat as our rows keep it."""
+    function = call.get("function") or call
+    arguments = function.get("arguments") or {}
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return f"{function.get('name', '')}({arguments})"
 
 
 @register.filter
