@@ -76,7 +76,7 @@ def preview(
         for rows, row in enumerate(read_numbered(data), start=1):
             counts, shows = rows <= spec.counted_rows, shown.wants(row)
             if counts or shows:
-                turns = list(_turns(renderer, row.messages, tools_of(row.extra)))
+                turns = _rendered(renderer, row)
                 if counts:
                     figures.add(row.number, turns)
                 if shows:
@@ -100,6 +100,14 @@ def preview(
         policies=figures.policies(),
         seconds=round(time.monotonic() - begun, 3),
     )
+
+
+def _rendered(renderer: Renderer, row: NumberedRow) -> list[_Turn]:
+    """Raises TrainingError that names the row."""
+    try:
+        return list(_turns(renderer, row.messages, tools_of(row.extra)))
+    except TrainingError as error:
+        raise TrainingError(error.code, f"Row {row.number}: {error.message}", fault=error.fault) from None
 
 
 def _turns(renderer: Renderer, messages: list[ChatMessage], tools: Tools) -> Iterator[_Turn]:

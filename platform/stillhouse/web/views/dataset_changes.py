@@ -63,6 +63,10 @@ class Fix:
         return any(name == "other" for name, _ in self.fields)
 
 
+TOLD_OTHERWISE = frozenset({"duplicate_row", "ignored_field"})
+"""Warnings that have a better fix above, or are no reason to leave a row out."""
+
+
 def fixes(by: Membership, report: DatasetReport) -> list[Fix]:
     """What the report suggests, the weightiest first."""
     doctor: dict[str, Any] = report.body.get("doctor") or {}
@@ -73,6 +77,8 @@ def fixes(by: Membership, report: DatasetReport) -> list[Fix]:
         *_text_fixes(doctor),
     ]
     for code, rows in sorted((report.body.get("warning_counts") or {}).items()):
+        if code in TOLD_OTHERWISE:
+            continue
         found.append(
             Fix(
                 f"Warning {code.replace('_', ' ')}: {rows:,} row{'s' * (rows != 1)}",

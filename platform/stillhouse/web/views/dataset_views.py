@@ -1,5 +1,6 @@
 """A dataset version looked at closely: as a base sees its rows, and beside another version."""
 
+from collections.abc import Iterator
 from typing import Any, cast, get_args
 
 from django.http import HttpRequest, HttpResponse, QueryDict
@@ -22,6 +23,7 @@ POLICY_WORDS = {
     "no_think": "Answer without reasoning",
 }
 SHORTEST, DEFAULT_LIMIT, LONGEST = 16, 2048, 1_000_000
+BARS = 40
 
 
 @in_workspace("GET")
@@ -96,15 +98,22 @@ def _number(given: QueryDict, name: str, default: int, least: int) -> int:
     return int(text)
 
 
-def _bars(body: dict[str, Any] | None, limit: int) -> list[dict[str, Any]]:
-    """The histogram of sample lengths: longest in tokens, samples, height in per cent, beyond the limit."""
+def _bars(body: dict[str, Any] | None, limit: int) -> list[tuple[int, int, int]]:
+    """The histogram of sample lengths in at most BARS bars of equal width: upper end in tokens, samples
+    up to the limit, samples beyond it.
+    """
     bins = ((body or {}).get("counts") or {}).get("bins", [])
-    most = max((each["samples"] for each in bins), default=0)
-    return [
-        {**each, "height": max(1, 100 * each["samples"] // most), "beyond": each["longest"] > limit}
-        for each in bins
-        if each["samples"]
-    ]
+    longest = max((each["longest"] for each in bins), default=0)
+    width = next((step for step in _round_numbers() if step * BARS >= longest), 1)
+    bars = [[upper, 0, 0] for upper in range(width, longest + width, width)]
+    for each in bins:
+        bars[(each["longest"] - 1) // width][1 + (each["longest"] > limit)] += each["samples"]
+    return [(upper, within, beyond) for upper, within, beyond in bars]
+
+
+def _round_numbers() -> Iterator[int]:
+    """1, 2, 5, 10, 20, …"""
+    return (digit * 10**power for power in range(12) for digit in (1, 2, 5))
 
 
 def _figures(before: DatasetVersion, after: DatasetVersion) -> list[tuple[str, object, object]]:

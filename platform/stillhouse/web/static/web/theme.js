@@ -7,6 +7,9 @@
   const apply = () => {
     document.documentElement.dataset.theme = chosen() ?? (system.matches ? "ink" : "paper");
   };
-  system.addEventListener("change", apply);
+  system.addEventListener("change", () => {
+    apply();
+    document.documentElement.dispatchEvent(new CustomEvent("themechange", { bubbles: true }));
+  });
   apply();
 })();
