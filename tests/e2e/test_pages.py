@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 from django.core.asgi import get_asgi_application
 from django.db import connections, transaction
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect
 
 from stillhouse.approvals.actions import ask_approval, decide
 from stillhouse.approvals.models import Decision
@@ -159,6 +159,49 @@ def test_a_file_is_uploaded_and_its_report_appears_by_itself(erin: Visit, tmp_pa
     finish_job(job_id=version.job_id, token=token, apply=keep)
     expect(page.get_by_text("Every row can be used.")).to_be_visible(timeout=10_000)
     assert erin.complaints == []
+
+
+def test_an_upload_goes_on_after_a_pause_and_a_reload(erin: Visit, tmp_path: Path) -> None:
+    """No part that has arrived is sent again."""
+    file = tmp_path / "letters.jsonl"
+    file.write_bytes(jsonl([chat_row(f"Question {n}", "word " * 400) for n in range(16_000)]))  # five parts
+    page = erin.page
+    arrived: list[str] = []
+    page.on(
+        "requestfinished", lambda request: arrived.append(request.url) if request.method == "PUT" else None
+    )
+    held: list[Route] = []
+
+    def let_two_through(route: Route) -> None:
+        if route.request.method == "PUT" and len(held) + len(arrived) >= 2:
+            held.append(route)
+        else:
+            route.continue_()
+
+    def choose_and_send() -> None:
+        page.get_by_label("Name").fill("Letters")
+        page.get_by_label("File").set_input_files(file)
+        page.get_by_role("button", name="Upload", exact=True).click()
+
+    page.route(re.compile("partNumber="), let_two_through)
+    page.goto("/w/acme/datasets/new/")
+    choose_and_send()
+    while not (held and len(arrived) >= 2):
+        page.wait_for_timeout(50)
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_text("Paused. Press Upload to go on")).to_be_visible()
+    page.unroute_all(behavior="ignoreErrors")
+    before = len(arrived)
+    page.reload()
+    page.get_by_label("File").set_input_files(file)
+    expect(page.get_by_text("An upload of this file was interrupted")).to_be_visible()
+    choose_and_send()
+    page.wait_for_url("**/versions/1/", timeout=60_000)
+    version = DatasetVersion.objects.get()
+    assert version.size == file.stat().st_size and version.upload is not None
+    assert version.dataset.uploads.count() == 1
+    parts = [re.findall(r"partNumber=(\d+)", url)[0] for url in arrived]
+    assert 2 <= before < len(parts) == len(set(parts)) <= version.upload.part_count
 
 
 def test_an_upload_that_fails_says_why_and_can_be_tried_again(erin: Visit, tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ async function send(form, file, signal, progress) {
 async function sendParts(upload, arrived, file, signal, progress) {
   const size = (index) => Math.min(upload.part_size, file.size - index * upload.part_size);
   const sent = Array.from({ length: upload.parts }, (_, index) => (arrived.has(index + 1) ? size(index) : 0));
+  progress(sent.reduce((sum, part) => sum + part, 0), arrived.size ? "Going on" : "Starting");
   const tell = (index, count) => { sent[index] = count; progress(sent.reduce((sum, part) => sum + part, 0)); };
   const failed = new AbortController();
   const either = AbortSignal.any([signal, failed.signal]);
@@ -185,6 +186,7 @@ function progressOf(box, text, size) {
   return (count, words) => {
     bar.value = size ? count / size : 0;
     const now = performance.now();
+    if (words) past.length = 0; // what had arrived before was not sent now
     past.push([now, count]);
     while (past.length > 2 && now - past[0][0] > 5000) past.shift();
     if (words) { text.textContent = words; return; }
