@@ -1,6 +1,7 @@
 """/v1/fine_tuning/jobs: a job is a training run. What it makes is a candidate, about which people decide."""
 
 import json
+from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils.text import slugify
@@ -10,7 +11,7 @@ from stillhouse.catalog.queries import get_base
 from stillhouse.core.errors import NotFound, UserError
 from stillhouse.datasets.models import DatasetVersion
 from stillhouse.datasets.queries import version_by_id
-from stillhouse.openai_api.access import NotYet, by_method
+from stillhouse.openai_api.access import Handler, NotYet, by_method
 from stillhouse.openai_api.events import events_of
 from stillhouse.openai_api.pages import limit_of, listed, page_of
 from stillhouse.openai_api.requests import job_request
@@ -50,22 +51,15 @@ def job(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
     return _shown(by, get_run(by, id))
 
 
-def job_cancel(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
-    run = get_run(by, id)
-    cancel_run(by=by, run=run)
-    return _shown(by, run)
+def _after(act: Callable[..., None]) -> Handler[[str]]:
+    """The job as it is once `act` has been done to its run."""
 
+    def handler(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
+        run = get_run(by, id)
+        act(by=by, run=run)
+        return _shown(by, run)
 
-def job_pause(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
-    run = get_run(by, id)
-    pause_run(by=by, run=run)
-    return _shown(by, run)
-
-
-def job_resume(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
-    run = get_run(by, id)
-    resume_run(by=by, run=run)
-    return _shown(by, run)
+    return handler
 
 
 def job_retry(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
@@ -109,8 +103,8 @@ def _shown(by: Membership, run: TrainingRun) -> JsonResponse:
 
 jobs_view = by_method(GET=jobs, POST=job_create)
 job_view = by_method(GET=job)
-cancel_view = by_method(POST=job_cancel)
-pause_view = by_method(POST=job_pause)
-resume_view = by_method(POST=job_resume)
+cancel_view = by_method(POST=_after(cancel_run))
+pause_view = by_method(POST=_after(pause_run))
+resume_view = by_method(POST=_after(resume_run))
 retry_view = by_method(POST=job_retry)
 events_view = by_method(GET=job_events)

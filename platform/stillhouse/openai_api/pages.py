@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from django.db.models import Model, QuerySet
+from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest, JsonResponse
 
 from stillhouse.core.errors import NotFound, UserError
@@ -17,13 +17,15 @@ def page_of(
 ) -> JsonResponse:
     """The rows of `found` after `?after=`, newest first (`?order=asc`: oldest first)."""
     rising = request.GET.get("order", "desc") == "asc"
-    order, side = ("created_at", "gt") if rising else ("-created_at", "lt")
-    ordered = found.order_by(order, order.replace("created_at", "pk"))
+    ordered = found.order_by("created_at", "pk") if rising else found.order_by("-created_at", "-pk")
     if after := request.GET.get("after"):
         last = found.filter(pk=after).first()
         if last is None:
             raise NotFound(what)
-        ordered = ordered.filter(**{f"created_at__{side}": last.created_at})  # type: ignore[attr-defined]
+        moment, side = last.created_at, "gt" if rising else "lt"  # type: ignore[attr-defined]
+        ordered = ordered.filter(
+            Q(**{f"created_at__{side}": moment}) | Q(created_at=moment, **{f"pk__{side}": last.pk})
+        )
     limit = limit_of(request)
     rows = list(ordered[: limit + 1])
     return listed([shape(row) for row in rows[:limit]], has_more=len(rows) > limit)
