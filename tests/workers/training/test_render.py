@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from tests.workers.training.tiny import FAMILIES, Family, tokenizer_of
 from workers.contract import ThinkContract, ThinkPolicy
 from workers.data import read_rows
-from workers.data.chat import ChatMessage
+from workers.data.chat import ChatMessage, Tools
 from workers.data.think import judge_text
 from workers.training.errors import TrainingError
 from workers.training.render import Renderer, Sample, contract_of
@@ -248,7 +248,7 @@ def test_the_contract_can_be_read_off_the_template(family: str) -> None:
     assert contract_of(made.template, made.model, tokenizer_of(family)) == made.think
 
 
-TOOLS = [{"type": "function", "function": {"name": "price", "parameters": {"type": "object"}}}]
+TOOLS: Tools = [{"type": "function", "function": {"name": "price", "parameters": {"type": "object"}}}]
 CALLED: list[ChatMessage] = [
     CHAT[0],
     {
