@@ -183,3 +183,34 @@ def test_the_password_files_are_private(home: Home) -> None:
         mode = stat.S_IMODE((home.path / name).stat().st_mode)
         assert mode == 0o600, name
     assert os.access(home.path / "logs" / "web.log", os.R_OK)
+
+
+def test_a_script_fine_tunes_with_the_official_package(home: Home) -> None:
+    """Last: what it makes is evaluated afterwards, by the engine that the other tests ask."""
+    lead = HttpHands(home.url).sign_in(LEAD, password_of(home, LEAD))
+    lead.page(lead.path("keys/"))
+    made = lead.http.post(
+        lead.path("keys/"),
+        data={"name": "Pipeline", "scopes": "training"},
+        headers={
+            "X-CSRFToken": lead.http.cookies["csrftoken"],
+            "Referer": home.url,
+            "Accept": "application/json",
+        },
+    )
+    client = openai.OpenAI(base_url=f"{home.url}/v1", api_key=made.json()["secret"])
+    rows = (REPOSITORY / "examples" / "contracts" / "train.jsonl").read_bytes().splitlines(keepends=True)
+    file = client.files.create(file=("script.jsonl", b"".join(rows[:24])), purpose="fine-tune")
+    assert client.files.wait_for_processing(file.id, poll_interval=0.5).status == "processed"
+    settings = {"stillhouse": {"preset": "quick", "settings": {"max_steps": 2, "batch_size": 4}}}
+    jobs = client.fine_tuning.jobs
+    job = jobs.create(model=BASE_ID, training_file=file.id, suffix="script-run", extra_body=settings)
+    deadline = time.monotonic() + 300
+    while job.status in ("queued", "running") and time.monotonic() < deadline:
+        time.sleep(1)
+        job = jobs.retrieve(job.id)
+    assert job.status == "succeeded", job
+    assert (job.fine_tuned_model or "").startswith("script-run@")
+    losses = [event for event in jobs.list_events(job.id) if event.type == "metrics"]
+    assert len(losses) == 2
+    assert (job.model_extra or {})["stillhouse"]["version_state"] == "candidate"
