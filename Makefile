@@ -89,7 +89,9 @@ bench-jobs: venv ## A thousand queued jobs on eight workers: shares, queue page,
 
 .PHONY: bench-data
 bench-data: venv ## Reading, checking and doctoring a million rows, against datasets + pandas (PEER_PYTHON)
-	$(PYTHON_VENV) benchmarks/data.py
+	base=$${STILLHOUSE_HOME:-var}/bases/smollm2-135m-instruct; \
+		$(PYTHON_VENV) benchmarks/data.py $$([ -d $$base ] && echo --base $$base)
+	$(PYTHON_VENV) benchmarks/data_pages.py
 
 .PHONY: bench-engine
 bench-engine: venv ## The training engine beside TRL, at equal loss (FULL=1: the whole loss gate, over an hour)

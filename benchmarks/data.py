@@ -7,6 +7,8 @@
 - `near`: the same with near duplicates.
 - `derive`: a new version of the normalised rows: personal data masked, exact repeats dropped, checked anew.
 - `cpu_ms_per_mb` is what all processes of a measurement spent, whoever else used the cores.
+- `tokens`: counting the tokens of a part of the file, rendered with the base's template, beside the base's
+  tokenizer alone over the same texts in batches of 256 with its own threads; null without `--base`.
 - `detectors`: precision and recall of the personal-data and secret detectors on people that Faker made up, in
   several locales, among texts without any.
 """
@@ -23,6 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +38,7 @@ from workers.data.figures import RESIDUE  # noqa: E402
 from workers.data.limited import derive_in_child, validate_in_child  # noqa: E402
 from workers.data.personal import PREFILTER, kinds, personal_kinds  # noqa: E402
 
+TOKEN_ROWS = 40_000
 LOCALES = ("en_US", "de_DE", "fr_FR", "it_IT", "es_ES", "en_GB")
 PEER = """
 import sys, time, json, hashlib, re
@@ -126,6 +130,42 @@ def measure_derivation(rows_file: Path, size: int) -> dict[str, float | int]:
     }
 
 
+def measure_tokens(path: Path, base: Path, rows: int) -> dict[str, float | int]:
+    """`count`, as a worker does it, beside the bare tokenizer. Loading the tokenizer is in neither."""
+    from workers.contract import ThinkContract  # noqa: PLC0415 - transformers takes seconds to load
+    from workers.contract.workload import CountSpec  # noqa: PLC0415
+    from workers.data import read_rows  # noqa: PLC0415
+    from workers.data.think import with_reasoning  # noqa: PLC0415
+    from workers.training.counting import count  # noqa: PLC0415
+    from workers.training.tokenizer import load_tokenizer  # noqa: PLC0415
+
+    think = ThinkContract(family="plain", history_keeps=True)
+    part = path.with_name("part.jsonl")
+    with path.open("rb") as whole, part.open("wb") as out:
+        out.writelines(islice(whole, rows))
+    tokenizer = load_tokenizer(base)
+    texts = ["".join(with_reasoning(said, think) for said in row["messages"]) for row in read_rows(part)]
+    start = time.monotonic()
+    bare = 0
+    for at in range(0, len(texts), 256):
+        found = tokenizer(texts[at : at + 256], add_special_tokens=False)["input_ids"]
+        bare += sum(map(len, found))
+    bare_seconds = time.monotonic() - start
+    spec = CountSpec(base="base", think=think, think_policy="traces")
+    start = time.monotonic()
+    load_tokenizer(base)
+    loading = time.monotonic() - start
+    start = time.monotonic()
+    counted = count(spec, base=base, data=part)
+    seconds = time.monotonic() - start - loading
+    return {
+        "rows": counted.rows,
+        "tokens_per_second": round(counted.tokens / seconds),
+        "bare_tokens_per_second": round(bare / bare_seconds),
+        "share_of_bare": round(counted.tokens / seconds / (bare / bare_seconds), 2),
+    }
+
+
 def measure_peer(path: Path, scratch: Path) -> dict[str, float] | None:
     """The loop over datasets and pandas, in its own process; None where they are not installed."""
     python = os.environ.get("PEER_PYTHON", sys.executable)
@@ -205,11 +245,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--people", type=int, default=200, help="people for each locale")
-    parsed = parser.parse_args()
+    parser.add_argument("--base", type=Path, help="folder of a base, for `tokens`")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         data = scratch / "chats.jsonl"
-        write_chats(data, parsed.rows)
+        write_chats(data, given.rows)
         figures = {
             "bench": "data",
             "cores": len(os.sched_getaffinity(0)),
@@ -217,8 +258,9 @@ def main() -> None:
             "stream": measure(data, near=False),
             "near": measure(data, near=True),
             "derive": measure_derivation(scratch / "rows.parquet", data.stat().st_size),
+            "tokens": measure_tokens(data, given.base, min(given.rows, TOKEN_ROWS)) if given.base else None,
             "peer": measure_peer(data, scratch),
-            "detectors": measure_detectors(parsed.people),
+            "detectors": measure_detectors(given.people),
         }
     print(json.dumps(figures))
 

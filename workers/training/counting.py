@@ -1,17 +1,23 @@
 """Counting the tokens of a dataset with one base, before any run: the same rendering, nothing trained."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 
 from workers.contract.weights import digest_base, template_sha256
 from workers.contract.workload import CountSpec, TokenCounts, count_tokens
 from workers.data import BadRow, Row, read_rows
+from workers.data.spread import spread
 from workers.training.errors import TrainingError
 from workers.training.render import Renderer
 from workers.training.tokenizer import load_tokenizer
 
-PROGRESS_ROWS = 200
+ROWS_AT_ONCE = 200
+LARGE_FILE = 1024**2
+"""From this size on the work is spread over processes."""
+MAX_PROCESSES = 4
 
 
 def count(
@@ -35,16 +41,21 @@ def count(
     renderer = Renderer(load_tokenizer(base), spec.think, spec.think_policy)
     rows = 0
 
-    def told() -> Iterator[Row]:
+    def batches() -> Iterator[list[Row]]:
         nonlocal rows
-        for row in read_rows(data):
-            if rows % PROGRESS_ROWS == 0:
-                on_progress(rows)
-            rows += 1
-            yield row
+        found = read_rows(data)
+        while batch := list(islice(found, ROWS_AT_ONCE)):
+            on_progress(rows)
+            rows += len(batch)
+            yield batch
 
+    def lengths_of(batch: list[Row]) -> list[tuple[int, int]]:
+        return [(len(sample), sample.trained_tokens) for sample in renderer.samples(batch)]
+
+    large = data.stat().st_size >= LARGE_FILE
+    processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0))) if large else 1
     try:
-        lengths = [(len(sample), sample.trained_tokens) for sample in renderer.samples(told())]
+        lengths = list(chain.from_iterable(spread(lengths_of, batches(), processes)))
     except BadRow as error:
         raise TrainingError("bad_row", f"{data.name}: {error}") from None
     return count_tokens(lengths, rows=rows, seconds=time.monotonic() - begun)

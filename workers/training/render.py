@@ -75,21 +75,21 @@ class Renderer:
         prompt = self.prompt(messages[:turn], thinks=bool(reasoning), tools=tools)
         block = self._think_block(reasoning, prompt)
         calls = self._calls(messages[: turn + 1], tools) if "tool_calls" in target else ""
+        masked = len(block) if self.policy == "answer_only" else 0
         encoded = self.tokenizer(
             block + target["content"] + calls,
             add_special_tokens=False,
-            return_offsets_mapping=True,
+            return_offsets_mapping=masked > 0,
             # Text that only looks like a special token must not end the answer in its middle. Some bases
             # mark calls by special tokens, though.
             split_special_tokens=not self._tags_are_special and not calls,
         )
-        masked = len(block) if self.policy == "answer_only" else 0
         return Sample(
             row=row,
             turn=turn,
             prompt_ids=self._ids(prompt),
             target_ids=[*encoded["input_ids"], self.end_id],
-            trained_from=sum(start < masked for start, _ in encoded["offset_mapping"]),
+            trained_from=sum(start < masked for start, _ in encoded["offset_mapping"]) if masked else 0,
         )
 
     def prompt(self, messages: list[ChatMessage], *, thinks: bool, tools: Tools | None = None) -> str:

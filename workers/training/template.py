@@ -36,11 +36,12 @@ def render(template: str, messages: Messages, variables: Mapping[str, Any]) -> s
 
     Raises TrainingError `template_failed` for a template that raises, loops, explodes or is no template.
     """
-    return _child().render(template, messages, variables)
+    return _child_of(os.getpid()).render(template, messages, variables)
 
 
 @functools.cache
-def _child() -> "TemplateChild":
+def _child_of(process: int) -> "TemplateChild":
+    """One for each process: two that share one, after a fork, would read each other's answers."""
     return TemplateChild()
 
 

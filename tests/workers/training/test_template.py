@@ -1,7 +1,10 @@
 """A template is a stranger's program: whatever it does, there is a sentence, and the next one is rendered."""
 
+import os
+
 import pytest
 
+from workers.data.spread import spread
 from workers.training import template
 from workers.training.errors import TrainingError
 from workers.training.template import render
@@ -39,7 +42,7 @@ def test_a_template_that_doubles_its_text_for_ever() -> None:
 
 
 def test_a_child_that_is_gone_is_replaced() -> None:
-    child = template._child()
+    child = template._child_of(os.getpid())
     assert child.render(NEXT, CHAT, {}) == "Hello"
     assert child._process is not None
     child._process.kill()
@@ -50,3 +53,14 @@ def test_a_child_that_is_gone_is_replaced() -> None:
 def test_special_tokens_and_flags_reach_the_template() -> None:
     source = "{{ bos_token }}{{ messages[0].content }}{{ add_generation_prompt }}"
     assert render(source, CHAT, {"bos_token": "<s>", "add_generation_prompt": True}) == "<s>HelloTrue"
+
+
+def test_a_forked_process_renders_with_a_child_of_its_own() -> None:
+    """The pipes of one child, read by two, would give each the other's chats."""
+    assert render(NEXT, CHAT, {}) == "Hello"
+
+    def rendered(text: str) -> str:
+        return render(NEXT, [{"role": "user", "content": text}], {})
+
+    texts = [f"chat {number}" for number in range(40)]
+    assert list(spread(rendered, iter(texts), 3)) == texts
