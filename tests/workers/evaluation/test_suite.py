@@ -264,3 +264,24 @@ def test_margins_are_kept_of_the_answer_and_not_where_the_endpoint_has_none(
 def _token(text: str, chosen: float, other: float) -> dict[str, object]:
     top = [{"token": text, "logprob": math.log(chosen)}, {"token": "?", "logprob": math.log(other)}]
     return {"token": text, "logprob": math.log(chosen), "top_logprobs": top}
+
+
+def test_tools_are_shown_and_no_call_is_asked_for(endpoint: StandIn, tmp_path: Path) -> None:
+    """What came before is sent as apps send it; a row that ends in a call has no text to compare."""
+    call = {"id": "c1", "type": "function", "function": {"name": "price", "arguments": '{"of": "cat"}'}}
+    asked = {"role": "user", "content": "What is a cat? 12"}
+    calling = {"role": "assistant", "content": None, "tool_calls": [call]}
+    result = {"role": "tool", "tool_call_id": "c1", "content": "12"}
+    tools = [{"type": "function", "function": {"name": "price"}}]
+    chats = [[asked, calling], [asked, calling, result, {"role": "assistant", "content": "Twelve."}]]
+    file = tmp_path / "tools.jsonl"
+    file.write_text("".join(json.dumps({"messages": chat, "tools": tools}) + "\n" for chat in chats))
+    prompts = read_prompts(file, split=None, max_rows=5, think=THINK)
+    assert [prompt.expected for prompt in prompts] == ["Twelve."]
+    endpoint.answer = lambda request: (200, {}, message("Twelve."))
+    assert evaluate(spec(endpoint), prompts, out=tmp_path).adapter.exact == 1
+    sent = endpoint.requests[-1]
+    assert (sent["tools"], sent["tool_choice"]) == (tools, "none")
+    assert sent["messages"] == [asked, {**calling, "content": ""}, result]
+    (line,) = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    assert EvaluationRow.model_validate_json(line).messages[1]["content"] == '\nprice({"of": "cat"})'
