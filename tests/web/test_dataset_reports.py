@@ -5,6 +5,7 @@ import pytest
 from stillhouse.datasets.actions import record_report
 from stillhouse.datasets.models import DatasetVersion
 from stillhouse.web.views.dataset_reports import escaped
+from stillhouse.web.views.dataset_views import token_bars
 from tests.world import World, sha256
 from workers.contract import OutputFile, Problem, Reading, ValidateSpec, ValidationReport
 
@@ -82,3 +83,13 @@ def test_a_large_file_gets_its_digest_from_the_check(world: World, monkeypatch: 
     assert worker.post("finish", {"result": result}).status_code in (200, 204)
     version.refresh_from_db()
     assert version.sha256 == sha256(b"xxx")
+
+
+def test_lengths_in_tokens_are_drawn_in_few_bars_that_hold_every_sample() -> None:
+    bins = [{"longest": longest, "samples": longest % 7} for longest in (1, 30, 128, 129, 2048, 2050, 3001)]
+    bars = token_bars({"counts": {"bins": bins}}, 2048)
+    assert len(bars) <= 40 and bars[-1][0] >= 3001
+    assert sum(within + beyond for _, within, beyond in bars) == sum(each["samples"] for each in bins)
+    assert sum(beyond for _, _, beyond in bars) == 2050 % 7 + 3001 % 7
+    assert [upper for upper, within, _ in bars if within][0] == bars[0][0]
+    assert token_bars(None, 2048) == token_bars({"counts": {"bins": []}}, 16) == []

@@ -353,6 +353,10 @@ MESSAGES = st.fixed_dictionaries(
         "reasoning": TEXTS,
         "name": TEXTS,
         "weight": st.integers(),
+        "tool_calls": st.sampled_from(
+            [None, [], [{"function": {"name": "f", "arguments": "{}"}}], [1], "f()"]
+        ),
+        "tool_call_id": TEXTS | st.integers(),
     },
 )
 ROWS = st.fixed_dictionaries(
@@ -362,6 +366,7 @@ ROWS = st.fixed_dictionaries(
         "prompt": TEXTS,
         "completion": TEXTS,
         "id": TEXTS,
+        "tools": st.sampled_from([None, [], "[]", [{"name": "f"}], [{}], {"name": "f"}, "["]),
         "x": st.just({"a": 1}) | st.just([{"b": [{"b": 1}]}, 1e10]),
     },
 )

@@ -55,7 +55,11 @@ def dataset_as_seen(request: HttpRequest, by: Membership, id: str, number: int) 
             max_length=context["limit"],
             first_row=context["first_row"],
         )
-        context |= {"job": preview.job, "found": preview.body, "bars": _bars(preview.body, context["limit"])}
+        context |= {
+            "job": preview.job,
+            "found": preview.body,
+            "bars": token_bars(preview.body, context["limit"]),
+        }
         context["rows"] = with_comments(version, (preview.body or {}).get("rows", []))
     template = "datasets/_as_seen.html" if is_htmx(request) else "datasets/as_seen.html"
     return render(request, template, context)
@@ -98,7 +102,7 @@ def _number(given: QueryDict, name: str, default: int, least: int) -> int:
     return int(text)
 
 
-def _bars(body: dict[str, Any] | None, limit: int) -> list[tuple[int, int, int]]:
+def token_bars(body: dict[str, Any] | None, limit: int) -> list[tuple[int, int, int]]:
     """The histogram of sample lengths in at most BARS bars of equal width: upper end in tokens, samples
     up to the limit, samples beyond it.
     """
