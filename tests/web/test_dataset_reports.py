@@ -91,5 +91,5 @@ def test_lengths_in_tokens_are_drawn_in_few_bars_that_hold_every_sample() -> Non
     assert len(bars) <= 40 and bars[-1][0] >= 3001
     assert sum(within + beyond for _, within, beyond in bars) == sum(each["samples"] for each in bins)
     assert sum(beyond for _, _, beyond in bars) == 2050 % 7 + 3001 % 7
-    assert [upper for upper, within, _ in bars if within][0] == bars[0][0]
+    assert bars[0][1] > 0
     assert token_bars(None, 2048) == token_bars({"counts": {"bins": []}}, 16) == []
