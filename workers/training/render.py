@@ -65,7 +65,15 @@ class Renderer:
         for index, row in enumerate(rows):
             for turn, message in enumerate(row["messages"]):
                 if message["role"] == "assistant":
-                    yield self.sample(row["messages"], turn, row=index, tools=row.get("tools", []))
+                    yield self._named(row, turn, index)
+
+    def _named(self, row: Row, turn: int, index: int) -> Sample:
+        """Raises TrainingError that names the row, counted from 1."""
+        try:
+            return self.sample(row["messages"], turn, row=index, tools=row.get("tools", []))
+        except TrainingError as error:
+            message = f"Row {index + 1}: {error.message}"
+            raise TrainingError(error.code, message, fault=error.fault) from None
 
     def sample(
         self, messages: list[ChatMessage], turn: int, row: int = 0, tools: Tools | None = None

@@ -283,3 +283,9 @@ def test_a_template_that_drops_calls_is_refused(family: str, turn: int) -> None:
     with pytest.raises(TrainingError) as caught:
         renderer.sample(CALLED, turn, tools=TOOLS)
     assert caught.value.code == "template_without_tools"
+
+
+def test_a_row_that_cannot_be_rendered_is_named() -> None:
+    renderer = Renderer(tokenizer_of("r1_qwen"), FAMILIES["r1_qwen"].think, "traces")
+    with pytest.raises(TrainingError, match=r"^Row 2: "):
+        list(renderer.samples([{"messages": CHAT}, {"messages": CALLED, "tools": TOOLS}]))
