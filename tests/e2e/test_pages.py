@@ -118,7 +118,8 @@ def lee(browser: Browser, site: str, world: World) -> Iterator[Visit]:
 
 def claimed(job: Job) -> str:
     """A worker takes the job; returns its token."""
-    return claim_job(job_id=job.pk, worker="worker").token
+    with transaction.atomic():
+        return claim_job(job_id=job.pk, worker="worker").token
 
 
 def report(run: TrainingRun, token: str, steps: range) -> None:

@@ -51,7 +51,8 @@ def queued(world: World, **options: Any) -> Job:
 
 
 def claimed(world: World) -> Claimed:
-    return claim_job(job_id=queued(world).pk, worker="worker-1")
+    with transaction.atomic():
+        return claim_job(job_id=queued(world).pk, worker="worker-1")
 
 
 def report(token: str = "", **said: Any) -> ReportRequest:
@@ -115,7 +116,8 @@ def test_of_three_claims_at_once_one_wins(world: World) -> None:
 
         def claim(job: Job = job) -> str:
             try:
-                claim_job(job_id=job.pk, worker="worker")
+                with transaction.atomic():
+                    claim_job(job_id=job.pk, worker="worker")
             except Refused as error:
                 return error.code
             return "won"

@@ -26,7 +26,7 @@ from stillhouse.jobs.actions import claim_job, finish_job, queue_job, reap_lost_
 from stillhouse.jobs.checkpoints import record_checkpoint
 from stillhouse.jobs.control import request_cancel, request_pause, resume_job, retry_job
 from stillhouse.jobs.errors import Refused
-from stillhouse.jobs.models import Attempt, Checkpoint, Job, Kind, Outbox
+from stillhouse.jobs.models import Attempt, Checkpoint, Job, Kind, Outbox, Share, Worker
 from tests.world import World
 from workers.contract import JobFailure, OutputFile, ReportRequest
 
@@ -49,6 +49,7 @@ def machine_for(by: Membership) -> type[RuleBasedStateMachine]:
             self.wins: dict[str, int] = {}
             self.savepoint = transaction.atomic()
             self.savepoint.__enter__()
+            Worker.objects.create(name="drained", queue="gpu", draining_since=Now())
 
         def teardown(self) -> None:
             assert verify_chain(by.workspace) is None
@@ -63,15 +64,16 @@ def machine_for(by: Membership) -> type[RuleBasedStateMachine]:
             self.wins[job.pk] = 0
             return str(job.pk)
 
-        @rule(target=tokens, job=jobs)
-        def claim(self, job: str) -> Any:
+        @rule(target=tokens, job=jobs, worker=st.sampled_from(["w", "w", "w", "drained"]))
+        def claim(self, job: str, worker: str) -> Any:
             waiting = Job.objects.get(pk=job).state == "queued"
+            limited = Share.objects.filter(minutes_per_month=0).exists()
             try:
-                claimed = claim_job(job_id=job, worker="w")
+                claimed = claim_job(job_id=job, worker=worker)
             except Refused:
-                assert not waiting
+                assert not waiting or limited or worker == "drained"
                 return multiple()
-            assert waiting
+            assert waiting and not limited and worker != "drained"
             self.valid[job] = claimed.token
             return job, claimed.token
 
@@ -125,6 +127,13 @@ def machine_for(by: Membership) -> type[RuleBasedStateMachine]:
             assert reap_lost_leases() == lost
             if lost:
                 del self.valid[job]
+
+        @rule(minutes=st.sampled_from([0, 10_000, None]))
+        def limit(self, minutes: int | None) -> None:
+            """The operator changes the workspace's quota; what runs goes on."""
+            Share.objects.update_or_create(
+                workspace=by.workspace, queue="gpu", defaults={"minutes_per_month": minutes}
+            )
 
         @rule(job=jobs, from_start=st.booleans(), ask=st.sampled_from(["pause", "resume", "cancel", "retry"]))
         def person(self, job: str, from_start: bool, ask: str) -> None:

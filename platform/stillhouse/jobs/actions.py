@@ -11,8 +11,8 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from django.conf import settings
-from django.db import transaction
-from django.db.models import F, Value
+from django.db import connection, transaction
+from django.db.models import Exists, F, OuterRef, Value
 from django.db.models.functions import Greatest, Now
 from django.db.models.lookups import GreaterThan
 
@@ -37,8 +37,9 @@ from stillhouse.jobs.models import (
     Kind,
     Metric,
     Outbox,
+    Worker,
 )
-from stillhouse.jobs.shares import check_quota_at_claim
+from stillhouse.jobs.shares import check_quota_at_claim, limits
 from stillhouse.jobs.tokens import digest_of, new_token
 from workers.contract import CHECKPOINT_DAMAGED, JobFailure, MetricPoint, ReportRequest
 
@@ -86,19 +87,15 @@ def ring_later(job: Job) -> None:
     notify(OUTBOX)
 
 
-@transaction.atomic
 def claim_job(*, job_id: str, worker: str) -> Claimed:
-    """Take a queued job for a worker: of many callers exactly one gets it, the others are Refused.
+    """Take a queued job for a worker, in the caller's transaction: of many callers exactly one gets it.
 
-    Also Refused: a job that pauses after a failure, and one whose workspace has used up its minutes.
+    The others are Refused. Also Refused: a job that pauses after a failure, one whose workspace has used up
+    its minutes, and a worker that is drained.
     """
-    known = Job.objects.select_related("workspace").annotate(waits=GreaterThan(F("due_at"), Now()))
-    job = known.filter(pk=job_id).first()
-    if job is None:
-        raise Refused("unknown_job", f"There is no job {job_id}.")
-    if job.waits:
-        raise Refused("not_claimable", f"Job {job_id} waits a while after a failure.")
-    check_quota_at_claim(job)
+    if not connection.in_atomic_block:
+        raise RuntimeError("A claim and its attempt are written together: open a transaction.")
+    job = _to_claim(job_id, worker)
     token = new_token()
     checkpoint = newest_checkpoint(job) if job.attempt else None  # a first attempt asks for nothing in vain
     step = checkpoint.step if checkpoint else 0
@@ -125,6 +122,28 @@ def claim_job(*, job_id: str, worker: str) -> Claimed:
     open_attempt(job)
     notify(JOBS, job.pk)
     return Claimed(job, token, checkpoint)
+
+
+def _to_claim(job_id: str, worker: str) -> Job:
+    """The job, unless this worker may not have it now; one question where nothing is limited."""
+    job = (
+        Job.objects.filter(pk=job_id)
+        .annotate(
+            waits=GreaterThan(F("due_at"), Now()),
+            limited=Exists(limits().filter(workspace=OuterRef("workspace"), queue=OuterRef("queue"))),
+            drained=Exists(Worker.objects.filter(name=worker, draining_since__isnull=False)),
+        )
+        .first()
+    )
+    if job is None:
+        raise Refused("unknown_job", f"There is no job {job_id}.")
+    if job.drained:
+        raise Refused("not_claimable", f"The worker {worker[:60]} is drained: it gets no new work.")
+    if job.waits:
+        raise Refused("not_claimable", f"Job {job_id} waits a while after a failure.")
+    if job.limited:
+        check_quota_at_claim(job)
+    return job
 
 
 @transaction.atomic

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, DurationField, ExpressionWrapper, F, Q, Sum
+from django.db.models import Count, DurationField, ExpressionWrapper, F, Q, QuerySet, Sum
 from django.db.models.functions import Coalesce, Greatest, Now, TruncMonth
 from django.utils import timezone
 
@@ -128,9 +128,14 @@ class Quota:
         return self.used >= self.limit
 
 
+def limits() -> QuerySet[Share]:
+    """The shares with a limit of minutes."""
+    return Share.objects.filter(minutes_per_month__isnull=False)
+
+
 def quota_of(workspace: Workspace, queue: str) -> Quota | None:
     """None: no limit."""
-    share = Share.objects.filter(workspace=workspace, queue=queue).first()
+    share = limits().filter(workspace=workspace, queue=queue).first()
     if share is None or share.minutes_per_month is None:
         return None
     return Quota(share.minutes_per_month, _minutes(queue).get(workspace.pk, 0.0))
@@ -158,12 +163,12 @@ def check_quota_at_claim(job: Job) -> None:
 
 
 def _used_up(queue: str) -> set[str]:
-    rows = Share.objects.filter(queue=queue).values_list("workspace_id", "minutes_per_month")
-    limits = {workspace: limit for workspace, limit in rows if limit is not None}
-    if not limits:
+    rows = limits().filter(queue=queue).values_list("workspace_id", "minutes_per_month")
+    limited = {workspace: limit for workspace, limit in rows if limit is not None}
+    if not limited:
         return set()
     used = _minutes(queue)
-    return {workspace for workspace, limit in limits.items() if used.get(workspace, 0.0) >= limit}
+    return {workspace for workspace, limit in limited.items() if used.get(workspace, 0.0) >= limit}
 
 
 def _minutes(queue: str) -> dict[str, float]:

@@ -75,12 +75,6 @@ def check_name(known: Worker | None, name: str) -> None:
         raise Refused("bad_worker_token", f"This token is not for the worker {name[:60]}.")
 
 
-def check_may_claim(name: str) -> None:
-    """Raises Refused for a worker that is drained."""
-    if Worker.objects.filter(name=name, draining_since__isnull=False).exists():
-        raise Refused("not_claimable", f"The worker {name[:60]} is drained: it gets no new work.")
-
-
 def hear(hello: HelloRequest) -> Worker:
     """Note what a worker says about itself, and that it lives."""
     facts = storable_json(hello.facts.model_dump())

@@ -29,7 +29,7 @@ from stillhouse.jobs.checkpoints import (
 )
 from stillhouse.jobs.errors import Refused
 from stillhouse.jobs.models import Checkpoint, Job
-from stillhouse.jobs.workers import check_may_claim, enrol, hear
+from stillhouse.jobs.workers import enrol, hear
 from stillhouse.publishing.queries import live_version_ids
 from stillhouse.serving.actions import sync_pool
 from stillhouse.serving.wanted import ROLLBACK_WINDOW
@@ -72,7 +72,6 @@ def claim(message: ClaimRequest, *, job_id: str) -> ClaimAnswer:
 @transaction.atomic
 def _claim(message: ClaimRequest, job_id: str) -> ClaimAnswer:
     """The inputs are looked up in the same transaction: a claim without an answer is none."""
-    check_may_claim(message.worker)
     claimed = claim_job(job_id=job_id, worker=message.worker)
     job = claimed.job
     return ClaimAnswer.model_validate(
