@@ -158,8 +158,9 @@ def test_the_last_word_on_a_step_counts(world: World) -> None:
 
     tell((1, 3.0), (2, 2.5), (2, 2.4))
     tell((2, 2.0), (3, 1.5))
-    assert curve(taken.job) == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": 1.5}]
-    assert curve(taken.job, after=2) == [{"step": 3, "loss": 1.5}]
+    assert [(point["step"], point["loss"]) for point in curve(taken.job)] == [(1, 3.0), (2, 2.0), (3, 1.5)]
+    assert curve(taken.job, after=2) == [{"step": 3, "attempt": 1, "loss": 1.5}]
+    assert curve(taken.job, attempt=2) == []
     assert Metric.objects.count() == 3
 
 
@@ -175,7 +176,7 @@ def test_what_postgres_cannot_hold_does_not_break_a_report(world: World) -> None
     report_job(job_id=taken.job.pk, token=taken.token, report=said)
     job = Job.objects.get(pk=taken.job.pk)
     assert job.phase == "a�b" and job.eta_seconds is None
-    assert curve(job) == [{"step": 1, "learning_rate": 0.1}]
+    assert curve(job) == [{"step": 1, "attempt": 1, "learning_rate": 0.1}]
 
 
 def test_a_stale_token_is_refused_everywhere(world: World) -> None:

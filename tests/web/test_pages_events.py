@@ -130,6 +130,24 @@ async def test_the_curve_goes_on_over_attempts_and_begins_anew_only_from_the_sta
     assert steps == list(range(5, 8) if from_start else range(1, 11))
 
 
+async def test_steps_done_again_are_told_again_to_whoever_looks_on(run: tuple[World, TrainingRun]) -> None:
+    """A page that was open before the worker was lost shows what one opened afterwards shows."""
+    world, item = run
+    first = await sync_to_async(claim_job)(job_id=item.job_id, worker="w")
+    await sync_to_async(report)(item.job_id, first.token, range(1, 11))
+    await sync_to_async(fail)(item.job_id, first.token, "platform")
+    second = await sync_to_async(claim_job)(job_id=item.job_id, worker="w")
+    told: dict[int, int] = {}
+    async with asyncio.timeout(20):
+        async for name, data in events(world, item, **{"last-event-id": "1.10"}):
+            told.update({point["step"]: point["attempt"] for point in data} if name == "points" else {})
+            if name == "job" and data["step"] == 0:
+                await sync_to_async(report)(item.job_id, second.token, range(5, 8))
+            elif name == "job" and data["step"] == 7 and data["state"] == "running":
+                await sync_to_async(fail)(item.job_id, second.token)
+    assert told == {**dict.fromkeys(range(1, 11), 1), 5: 2, 6: 2, 7: 2}
+
+
 @pytest.mark.parametrize("cursor", ["", "x", "1", "1.x", "-1.-5", "9" * 30, "1." + "9" * 5000, "1.1.1"])
 async def test_a_cursor_from_elsewhere_starts_at_the_beginning(
     cursor: str, run: tuple[World, TrainingRun]

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Value
 from django.db.models.functions import Greatest, Now
 from django.db.models.lookups import GreaterThan
@@ -87,14 +87,18 @@ def ring_later(job: Job) -> None:
     notify(OUTBOX)
 
 
+@transaction.atomic
 def claim_job(*, job_id: str, worker: str) -> Claimed:
+    """`take_job` in a transaction of its own."""
+    return take_job(job_id=job_id, worker=worker)
+
+
+def take_job(*, job_id: str, worker: str) -> Claimed:
     """Take a queued job for a worker, in the caller's transaction: of many callers exactly one gets it.
 
     The others are Refused. Also Refused: a job that pauses after a failure, one whose workspace has used up
     its minutes, and a worker that is drained.
     """
-    if not connection.in_atomic_block:
-        raise RuntimeError("A claim and its attempt are written together: open a transaction.")
     job = _to_claim(job_id, worker)
     token = new_token()
     checkpoint = newest_checkpoint(job) if job.attempt else None  # a first attempt asks for nothing in vain

@@ -16,10 +16,10 @@ from stillhouse.core.locks import held
 from stillhouse.jobs.actions import (
     already_finished,
     check_token,
-    claim_job,
     finish_job,
     hold_for_finish,
     report_job,
+    take_job,
 )
 from stillhouse.jobs.checkpoints import (
     check_files,
@@ -72,7 +72,7 @@ def claim(message: ClaimRequest, *, job_id: str) -> ClaimAnswer:
 @transaction.atomic
 def _claim(message: ClaimRequest, job_id: str) -> ClaimAnswer:
     """The inputs are looked up in the same transaction: a claim without an answer is none."""
-    claimed = claim_job(job_id=job_id, worker=message.worker)
+    claimed = take_job(job_id=job_id, worker=message.worker)
     job = claimed.job
     return ClaimAnswer.model_validate(
         {

@@ -35,7 +35,7 @@ _CURSOR = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
 
 @dataclass(frozen=True)
 class Cursor:
-    """How far a reader got: the attempt, and the last step of its curve."""
+    """How far a reader got: the attempt, and the last step that this attempt told."""
 
     attempt: int = 0
     step: int = -1
@@ -105,15 +105,18 @@ def _read(job_id: str, cursor: Cursor) -> News:
     close_old_connections()
     try:
         job = Job.objects.select_related("workspace").get(pk=job_id)
-        # A later attempt goes over steps that were told already: told again, they leave the curve whole.
-        resumed = 0 < cursor.attempt < job.attempt
         restarted = 0 < cursor.attempt < job.beginning
-        points = curve(job, after=-1 if resumed else cursor.step)
+        # A later attempt goes over steps that were told already. So the whole curve is told once an attempt,
+        # and from then on what this attempt adds or says anew: every page has the last word on every step.
+        if cursor.attempt == job.attempt:
+            points = curve(job, attempt=job.attempt, after=cursor.step)
+        else:
+            points, cursor = curve(job), Cursor(job.attempt)
         place = waiting(job)
     finally:
         close_old_connections()
-    step = points[-1]["step"] if points else (-1 if resumed else cursor.step)
-    return News(job_view(job, place), points, Cursor(job.attempt, step), restarted, job.ended)
+    told = max((point["step"] for point in points if point["attempt"] == job.attempt), default=cursor.step)
+    return News(job_view(job, place), points, Cursor(job.attempt, told), restarted, job.ended)
 
 
 def job_view(job: Job, place: Waiting | None = None) -> dict[str, Any]:

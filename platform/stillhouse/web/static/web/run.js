@@ -54,9 +54,11 @@ function showLog(text) {
 
 function addPoints(fresh) {
   for (const point of fresh) if (Number.isFinite(point.loss)) points.set(point.step, point.loss);
-  const last = fresh.at(-1);
+  const attempt = Math.max(...fresh.map((point) => point.attempt)); // what others had done beyond it is not news
+  const newest = fresh.filter((point) => point.attempt === attempt);
+  const last = newest.at(-1);
   if (Number.isFinite(last.loss)) put("loss", last.loss.toFixed(3));
-  const speed = fresh.findLast((point) => Number.isFinite(point.tokens_per_second));
+  const speed = newest.findLast((point) => Number.isFinite(point.tokens_per_second));
   if (speed) put("speed", Math.round(speed.tokens_per_second).toLocaleString("en"));
   draw();
 }
