@@ -7,6 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,13 +16,14 @@ import pytest
 import uvicorn
 from django.core.asgi import get_asgi_application
 from django.db import connections, transaction
+from django.db.models.functions import Now
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect
 
 from stillhouse.approvals.actions import ask_approval, decide
 from stillhouse.approvals.models import Decision
 from stillhouse.datasets.actions import record_report
 from stillhouse.datasets.models import DatasetVersion
-from stillhouse.jobs.actions import claim_job, finish_job, report_job
+from stillhouse.jobs.actions import claim_job, finish_job, reap_lost_leases, report_job
 from stillhouse.jobs.models import Job
 from stillhouse.publishing.actions import publish
 from stillhouse.training.models import TrainingRun
@@ -118,8 +120,7 @@ def lee(browser: Browser, site: str, world: World) -> Iterator[Visit]:
 
 def claimed(job: Job) -> str:
     """A worker takes the job; returns its token."""
-    with transaction.atomic():
-        return claim_job(job_id=job.pk, worker="worker").token
+    return claim_job(job_id=job.pk, worker="worker").token
 
 
 def report(run: TrainingRun, token: str, steps: range) -> None:
@@ -238,6 +239,42 @@ def test_a_run_is_followed_live(erin: Visit, world: World) -> None:
     finish_job(job_id=run.job_id, token=token, failure=failure)
     expect(page.get_by_role("alert")).to_contain_text("Raise max_length.", timeout=10_000)
     expect(page.get_by_role("button", name="Cancel run")).to_be_hidden()
+    assert erin.complaints == []
+
+
+def shown(page: Page) -> dict[str, str | None]:
+    """What a run's page says, place by place, and its history."""
+    names = ("state", "message", "phase", "step", "eta", "loss", "speed", "worker", "attempt")
+    said = {name: page.locator(f"[data-slot={name}]").text_content() for name in names}
+    return {**said, "history": page.locator("[data-timeline]").inner_text()}
+
+
+def test_two_tabs_and_a_reload_say_the_same_of_a_run_that_lost_its_worker(erin: Visit, world: World) -> None:
+    run = started_run(world.expert)
+    early = erin.page
+    early.goto(f"/w/acme/runs/{run.pk}/")
+    token = claimed(run.job)
+    report(run, token, range(1, 13))
+    expect(early.get_by_text("12 of 30")).to_be_visible(timeout=10_000)
+    Job.objects.filter(pk=run.job_id).update(lease_until=Now() - timedelta(seconds=1))
+    reap_lost_leases()
+    expect(early.locator("[data-timeline]")).to_contain_text("worker lost at step 12", timeout=10_000)
+    token = claimed(run.job)
+    expect(early.locator("[data-slot=attempt]")).to_have_text("2", timeout=10_000)
+    report(run, token, range(7, 10))
+    expect(early.get_by_text("9 of 30")).to_be_visible(timeout=10_000)
+    expect(early.locator("[data-timeline]")).to_contain_text("resumed from step 6", timeout=10_000)
+    late = erin.context.new_page()
+    late.goto(f"/w/acme/runs/{run.pk}/")
+    expect(late.locator("[data-chart] canvas")).to_be_visible()
+    expect(late.locator("[data-slot=speed]")).to_have_text("200")
+    kept = shown(early)
+    assert shown(late) == kept
+    assert "Attempt 2" in str(kept["history"]) and kept["loss"] == "0.222"
+    early.reload()
+    expect(early.locator("[data-chart] canvas")).to_be_visible()
+    expect(early.locator("[data-slot=speed]")).to_have_text("200")
+    assert shown(early) == kept
     assert erin.complaints == []
 
 

