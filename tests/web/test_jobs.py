@@ -162,6 +162,20 @@ def test_the_last_word_on_a_step_counts(world: World) -> None:
     assert Metric.objects.count() == 3
 
 
+@pytest.mark.parametrize(("kind", "shown"), [(Kind.TRAIN, 9), (Kind.VALIDATE, 4)])
+def test_a_report_that_the_network_held_up_takes_no_training_back(
+    world: World, kind: Kind, shown: int
+) -> None:
+    """A check counts its rows anew in each phase, so there the last word counts."""
+    taken = claimed(world)
+    Job.objects.filter(pk=taken.job.pk).update(kind=kind)
+    for step in (9, 4):
+        metrics = [MetricPoint(step=step, values={"loss": 1.0 / step})]
+        report_job(job_id=taken.job.pk, token=taken.token, report=report(step=step, metrics=metrics))
+    assert Job.objects.get(pk=taken.job.pk).step == shown
+    assert [point["step"] for point in curve(taken.job)] == [4, 9]
+
+
 def test_what_postgres_cannot_hold_does_not_break_a_report(world: World) -> None:
     taken = claimed(world)
     said = report(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, Value
+from django.db.models import Case, Exists, F, IntegerField, OuterRef, Value, When
 from django.db.models.functions import Greatest, Now
 from django.db.models.lookups import GreaterThan
 
@@ -159,7 +159,7 @@ def report_job(*, job_id: str, token: str, report: ReportRequest) -> Action:
         reported_at=Now(),
         phase=storable(report.phase),
         message=storable(report.message),
-        step=Greatest(Value(min(report.step, _INTEGER_MAX)), F("resumed_step")),
+        step=_step(report),
         total_steps=Greatest(Value(min(report.total_steps, _INTEGER_MAX)), F("total_steps")),
         eta_seconds=_eta(report),
         log_tail=storable(report.log_tail),
@@ -170,6 +170,14 @@ def report_job(*, job_id: str, token: str, report: ReportRequest) -> Action:
     _store_metrics(job, report.metrics)
     notify(JOBS, job_id)
     return _action(job)
+
+
+def _step(report: ReportRequest) -> Any:
+    """Training only goes forward: a report that the network held up, and that was sent again meanwhile, does
+    not take the page back. Other jobs count anew in each of their phases."""
+    said = Value(min(report.step, _INTEGER_MAX))
+    forward = When(kind=Kind.TRAIN, then=Greatest(said, F("resumed_step"), F("step")))
+    return Case(forward, default=Greatest(said, F("resumed_step")), output_field=IntegerField())
 
 
 def _eta(report: ReportRequest) -> Any:
