@@ -1,6 +1,7 @@
 """The faults of tests/chaos, round after round: what each one cost, and whether anything was lost or doubled.
 
-Each round is a pytest session of its own, on servers of its own. Ends with one JSON line.
+Each round is a pytest session of its own, on servers of its own; with `--together` all of them are one
+session, which spares the start of everything. Ends with one JSON line.
 """
 
 import argparse
@@ -24,18 +25,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--only", default="", help="pytest's -k: some of the faults")
+    parser.add_argument("--together", action="store_true", help="every fault so often in one session")
     chosen = parser.parse_args()
+    sessions, times = (1, chosen.rounds) if chosen.together else (chosen.rounds, 1)
     rows: list[Row] = []
     failures: dict[str, int] = defaultdict(int)
     began = time.monotonic()
-    for number in range(1, chosen.rounds + 1):
-        found, failed = one_round(chosen.only)
+    for number in range(1, sessions + 1):
+        found, failed = one_session(chosen.only, times)
         rows += found
         for fault in failed:
             failures[fault] += 1
         minutes = (time.monotonic() - began) / 60
         print(
-            f"round {number}: {len(found)} runs counted, {len(failed)} tests failed, {minutes:.0f} min",
+            f"session {number}: {len(found)} runs counted, {len(failed)} tests failed, {minutes:.0f} min",
             flush=True,
         )
     summary = [summed_up(fault, group) for fault, group in by_fault(rows).items()]
@@ -44,15 +47,15 @@ def main() -> int:
     return 1 if failures else 0
 
 
-def one_round(only: str) -> tuple[list[Row], list[str]]:
-    """The figures of one session, and the names of its tests that failed."""
+def one_session(only: str, times: int) -> tuple[list[Row], list[str]]:
+    """The figures of one session with every fault so many times, and the names of its tests that failed."""
     with tempfile.TemporaryDirectory(prefix="stillhouse-chaos-") as folder:
         file = Path(folder) / "figures.jsonl"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rf", "tests/chaos"]
         ended = subprocess.run(
             [*command, *(["-k", only] if only else [])],
             cwd=ROOT,
-            env={**os.environ, "CHAOS_FIGURES": str(file), "COLUMNS": "300"},  # room for why a test failed
+            env={**os.environ, "CHAOS_FIGURES": str(file), "CHAOS_ROUNDS": str(times), "COLUMNS": "300"},
             capture_output=True,
             text=True,
             check=False,

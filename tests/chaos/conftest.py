@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 FIGURES: "pytest.StashKey[list[Figures]]" = pytest.StashKey()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """CHAOS_ROUNDS=n: every fault n times in one session, on the same servers and processes."""
+    rounds = int(os.environ.get("CHAOS_ROUNDS", "1"))
+    if rounds > 1:
+        metafunc.fixturenames.append("round_number")
+        metafunc.parametrize("round_number", range(1, rounds + 1), ids="round{}".format)
+
+
 @pytest.fixture(scope="session")
 def houses(request: pytest.FixtureRequest) -> Iterator["list[House]"]:
     made: list[House] = []

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -298,10 +299,11 @@ class House:
         assert job.finished_at is not None
         hit = next((a for a in attempts[:-1] if a.ended_at and a.ended_at >= self._hit_at), None)
         again = [before.last_step - after.resumed_step for before, after in pairwise(attempts)]
-        fault = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition("::")[2].partition(" ")[0]
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition("::")[2].partition(" ")[0]
+        fault = re.sub(r"round\d+-?", "", test).removeprefix("test_").replace("[]", "").replace("_", " ")
         self.figures.append(
             Figures(
-                fault=fault.removeprefix("test_").replace("_", " "),
+                fault=fault,
                 attempts=len(attempts),
                 noticed=(hit.ended_at - self._hit_at).total_seconds() if hit and hit.ended_at else None,
                 lost_steps=sum(max(0, steps) for steps in again) if again else None,
