@@ -163,7 +163,7 @@ def setting(value: Any) -> str:
         return ", ".join(str(item) for item in value)
     if isinstance(value, float):
         return f"{value:g}"
-    return "–" if value is None else str(value)
+    return "–" if value in (None, "") else str(value)
 
 
 @register.filter
