@@ -1,6 +1,7 @@
 """The ways an attempt ends other than with a result."""
 
 import errno
+import os
 from typing import Literal
 
 from workers.contract import JobFailure
@@ -12,6 +13,7 @@ DISK_FULL = JobFailure(
     code="disk_full",
     message="The worker's disk is full; free space under its WORK_DIR.",
 )
+UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class JobFailed(Exception):
@@ -41,6 +43,12 @@ def failure_of(error: Exception) -> JobFailure:
         return JobFailure(fault="platform", code=error.code, message=str(error))
     if isinstance(error, OSError) and error.errno in FULL:
         return DISK_FULL
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return JobFailure(
+            fault="platform",
+            code="disk_unusable",
+            message=f"The worker cannot use its disk ({os.strerror(error.errno or 0)}); look there.",
+        )
     if isinstance(error, MemoryError):
         return JobFailure(fault="platform", code="out_of_memory", message="The worker ran out of memory.")
     return JobFailure(

@@ -1,5 +1,6 @@
 """Attempts from claim to finish, with real child processes and a real server in the platform's place."""
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from tests.workers.standin import PlatformStandIn
 from workers.contract import EvaluateSpec, Refusal, ReportAnswer, ThinkContract, TrainSpec, ValidateSpec
 from workers.runtime.folder import JobFolder
 from workers.runtime.job import run_job
+from workers.runtime.outcome import failure_of
 from workers.runtime.settings import WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -99,6 +101,26 @@ def test_a_refused_claim_ends_quietly(platform: PlatformStandIn, settings: Worke
     run(settings)
     assert (platform.reports, platform.finishes) == ([], [])
     assert not (settings.work_dir / "jobs").exists()
+
+
+def test_a_worker_that_cannot_write_leaves_the_jobs_to_others(
+    platform: PlatformStandIn, settings: WorkerSettings
+) -> None:
+    """Such a worker would be idle again at once, and fail one job after the other."""
+    platform.claimed("validate", ValidateSpec(), {"data": ROW})
+    settings.work_dir.write_text("a file where the folder should be")
+    run(settings)
+    assert (platform.tokens, platform.finishes) == (set(), [])
+    settings.work_dir.unlink()
+    run(settings)
+    assert platform.finishes[0]["result"]["valid"] == 1
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO])
+def test_a_disk_that_breaks_in_the_middle_is_said_in_words(number: int) -> None:
+    failure = failure_of(OSError(number, "said by the system", "/secret/place"))
+    assert (failure.fault, failure.code) == ("platform", "disk_unusable")
+    assert os.strerror(number) in failure.message and "secret" not in failure.message
 
 
 def test_a_child_that_is_killed_is_a_platform_failure(
