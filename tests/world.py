@@ -11,6 +11,7 @@ import urllib3
 from django.conf import settings
 from django.contrib.auth.hashers import make_password
 from django.test import Client
+from django.test.client import ClientHandler
 
 from stillhouse.accounts.actions import add_member, create_workspace
 from stillhouse.accounts.models import Membership, Role, User, Workspace
@@ -37,6 +38,7 @@ class World:
         """A browser in which the member is signed in; the same one each time."""
         if member.user_id not in self._clients:
             client = Client()
+            client.handler = _handler()
             client.force_login(member.user, backend=settings.AUTHENTICATION_BACKENDS[0])
             self._clients[member.user_id] = client
         return self._clients[member.user_id]
@@ -89,7 +91,9 @@ class Worker:
     def post(self, call: str, body: Any = None, *, bearer: str | None = None) -> Any:
         """POST to /worker/v1/jobs/<id>/<call> with the attempt's token. Returns Django's response."""
         sent = {"token": self.token, **(body or {})} if call != "claim" else body
-        return Client().post(
+        client = Client()
+        client.handler = _handler()
+        return client.post(
             f"/worker/v1/jobs/{self.job_id}/{call}",
             data=json.dumps(sent),
             content_type="application/json",
@@ -155,6 +159,12 @@ def _member(workspace: Workspace, name: str, role: Role) -> Membership:
         email=f"{name.lower()}@{workspace.slug}.example", name=name, password=_hashed()
     )
     return add_member(workspace=workspace, email=user.email, password=None, name=name, role=role)
+
+
+@cache
+def _handler() -> ClientHandler:
+    """One for all clients: each would load the middleware anew, and look through the static files for it."""
+    return ClientHandler(enforce_csrf_checks=False)
 
 
 @cache
