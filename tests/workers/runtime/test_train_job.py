@@ -13,6 +13,8 @@ from workers.contract import AdapterManifest, ReportAnswer, StoredCheckpoint, Tr
 from workers.runtime.job import run_job
 from workers.runtime.settings import WorkerSettings
 
+pytestmark = pytest.mark.e2e
+
 SPEC = TrainSpec(
     base="tiny",
     rank=4,

@@ -41,6 +41,7 @@ def train(base: Path, data: Path, out: Path, *more: str) -> list[Any]:
     return ["train", "--base", base, "--data", data, "--out", out, *settings, *more]
 
 
+@pytest.mark.e2e
 def test_a_killed_run_goes_on_to_the_same_losses_and_ends_with_one_json_line(
     base: Path, data: Path, tmp_path: Path
 ) -> None:
