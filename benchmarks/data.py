@@ -9,6 +9,7 @@
 - `cpu_ms_per_mb` is what all processes of a measurement spent, whoever else used the cores.
 - `tokens`: counting the tokens of a part of the file, rendered with the base's template, beside the base's
   tokenizer alone over the same texts in batches of 256 with its own threads; null without `--base`.
+  `cpu_share_of_bare` is the same by processor time, but for what the processes of the templates spend.
 - `detectors`: precision and recall of the personal-data and secret detectors on people that Faker made up, in
   several locales, among texts without any.
 """
@@ -103,10 +104,11 @@ def measure(path: Path, *, near: bool) -> dict[str, float | int]:
     }
 
 
-def cpu_seconds() -> float:
-    """Of all children that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def cpu_seconds(*, itself: bool = False) -> float:
+    """Of all children that have ended, and of this process too where `itself` is asked for."""
+    who = [resource.RUSAGE_CHILDREN, *([resource.RUSAGE_SELF] if itself else [])]
+    used = [resource.getrusage(each) for each in who]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def measure_derivation(rows_file: Path, size: int) -> dict[str, float | int]:
@@ -145,24 +147,26 @@ def measure_tokens(path: Path, base: Path, rows: int) -> dict[str, float | int]:
         out.writelines(islice(whole, rows))
     tokenizer = load_tokenizer(base)
     texts = ["".join(with_reasoning(said, think) for said in row["messages"]) for row in read_rows(part)]
-    start = time.monotonic()
+    start, spent = time.monotonic(), cpu_seconds(itself=True)
     bare = 0
     for at in range(0, len(texts), 256):
         found = tokenizer(texts[at : at + 256], add_special_tokens=False)["input_ids"]
         bare += sum(map(len, found))
-    bare_seconds = time.monotonic() - start
+    bare_seconds, bare_cpu = time.monotonic() - start, cpu_seconds(itself=True) - spent
     spec = CountSpec(base="base", think=think, think_policy="traces")
-    start = time.monotonic()
+    start, spent = time.monotonic(), cpu_seconds(itself=True)
     load_tokenizer(base)
-    loading = time.monotonic() - start
-    start = time.monotonic()
+    loading, loading_cpu = time.monotonic() - start, cpu_seconds(itself=True) - spent
+    start, spent = time.monotonic(), cpu_seconds(itself=True)
     counted = count(spec, base=base, data=part)
     seconds = time.monotonic() - start - loading
+    cpu = cpu_seconds(itself=True) - spent - loading_cpu
     return {
         "rows": counted.rows,
         "tokens_per_second": round(counted.tokens / seconds),
         "bare_tokens_per_second": round(bare / bare_seconds),
         "share_of_bare": round(counted.tokens / seconds / (bare / bare_seconds), 2),
+        "cpu_share_of_bare": round(counted.tokens / cpu / (bare / bare_cpu), 2),
     }
 
 

@@ -41,16 +41,17 @@ def count(
     renderer = Renderer(load_tokenizer(base), spec.think, spec.think_policy)
     rows = 0
 
-    def batches() -> Iterator[list[Row]]:
+    def batches() -> Iterator[tuple[int, list[Row]]]:
         nonlocal rows
         found = read_rows(data)
         while batch := list(islice(found, ROWS_AT_ONCE)):
             on_progress(rows)
+            yield rows, batch
             rows += len(batch)
-            yield batch
 
-    def lengths_of(batch: list[Row]) -> list[tuple[int, int]]:
-        return [(len(sample), sample.trained_tokens) for sample in renderer.samples(batch)]
+    def lengths_of(batch: tuple[int, list[Row]]) -> list[tuple[int, int]]:
+        first, found = batch
+        return [(len(sample), sample.trained_tokens) for sample in renderer.samples(found, first)]
 
     large = data.stat().st_size >= LARGE_FILE
     processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0))) if large else 1

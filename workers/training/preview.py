@@ -21,7 +21,7 @@ from workers.contract.preview import BEYOND
 from workers.contract.weights import template_sha256
 from workers.contract.workload import count_tokens
 from workers.data import BadRow
-from workers.data.chat import ChatMessage, Tools, tools_of
+from workers.data.chat import ChatMessage, tools_of
 from workers.data.rows import NumberedRow, read_numbered
 from workers.training.errors import TrainingError
 from workers.training.render import Renderer, Sample
@@ -76,7 +76,7 @@ def preview(
         for rows, row in enumerate(read_numbered(data), start=1):
             counts, shows = rows <= spec.counted_rows, shown.wants(row)
             if counts or shows:
-                turns = _rendered(renderer, row)
+                turns = list(_turns(renderer, row))
                 if counts:
                     figures.add(row.number, turns)
                 if shows:
@@ -102,21 +102,15 @@ def preview(
     )
 
 
-def _rendered(renderer: Renderer, row: NumberedRow) -> list[_Turn]:
+def _turns(renderer: Renderer, row: NumberedRow) -> Iterator[_Turn]:
     """Raises TrainingError that names the row."""
-    try:
-        return list(_turns(renderer, row.messages, tools_of(row.extra)))
-    except TrainingError as error:
-        raise TrainingError(error.code, f"Row {row.number}: {error.message}", fault=error.fault) from None
-
-
-def _turns(renderer: Renderer, messages: list[ChatMessage], tools: Tools) -> Iterator[_Turn]:
+    messages, tools, index = row.messages, tools_of(row.extra), row.number - 1
     bare = [_without_reasoning(message) for message in messages]
     for turn, message in enumerate(messages):
         if message["role"] == "assistant":
-            shown = renderer.sample(messages, turn, tools=tools)
+            shown = renderer.sample(messages, turn, index, tools)
             same = messages[: turn + 1] == bare[: turn + 1]
-            plain = shown if same else renderer.sample(bare, turn, tools=tools)
+            plain = shown if same else renderer.sample(bare, turn, index, tools)
             yield _Turn(bool(message.get("reasoning_content")), shown, plain)
 
 

@@ -5,7 +5,9 @@ included. The answer's ids are appended; templates are never asked to render it,
 bases drop or rewrite the reasoning of every assistant turn.
 """
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,12 @@ from workers.data.think import block_of, with_reasoning
 from workers.data.tools import as_openai
 from workers.training import template
 from workers.training.errors import TrainingError
+from workers.training.template import Chat
+from workers.training.tokenizer import encode
 
+TURNS_AT_ONCE = 256
+CHARACTERS_AT_ONCE = 1_000_000
+"""Of the turns that are rendered and tokenised together."""
 PROBE = "stillhouse"
 """An answer that no template would drop or change."""
 
@@ -42,6 +49,38 @@ class Sample:
         return len(self.target_ids) - self.trained_from
 
 
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """An assistant turn to be rendered."""
+
+    row: int
+    turn: int
+    messages: list[ChatMessage]
+    tools: Tools | None
+
+    @property
+    def answer(self) -> ChatMessage:
+        return self.messages[self.turn]
+
+    @property
+    def before(self) -> list[ChatMessage]:
+        return self.messages[: self.turn]
+
+    @property
+    def characters(self) -> int:
+        shown = self.messages[: self.turn + 1]
+        return sum(len(said["content"]) + len(said.get("reasoning_content", "")) for said in shown)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    text: str
+    masked: int
+    """Its first characters that are not in the loss."""
+    literal: bool
+    """What looks like a special token in it is text."""
+
+
 class Renderer:
     """Renders rows for one base, with its fast tokenizer and the chat template that the tokenizer holds."""
 
@@ -55,62 +94,90 @@ class Renderer:
         self._always_blocks = think.family != "plain" and think.switch == "none"
         special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._special_ids = special | set(tokenizer.all_special_ids)
+        self._special_texts = tokenizer.convert_ids_to_tokens(sorted(self._special_ids))
         tags = {tokenizer.convert_tokens_to_ids(tag) for tag in (think.open, think.close)}
         self._tags_are_special = bool(tags & self._special_ids)
         self.end_id = self._find_end_token()
         self._check_prompt_ending()
 
-    def samples(self, rows: Iterable[Row]) -> Iterator[Sample]:
-        """One sample for every assistant turn of every row, in order."""
-        for index, row in enumerate(rows):
-            for turn, message in enumerate(row["messages"]):
-                if message["role"] == "assistant":
-                    yield self._named(row, turn, index)
+    def samples(self, rows: Iterable[Row], first: int = 0) -> Iterator[Sample]:
+        """One sample for every assistant turn of every row, in order. `first` is the index of the first row.
 
-    def _named(self, row: Row, turn: int, index: int) -> Sample:
-        """Raises TrainingError that names the row, counted from 1."""
-        try:
-            return self.sample(row["messages"], turn, row=index, tools=row.get("tools", []))
-        except TrainingError as error:
-            message = f"Row {index + 1}: {error.message}"
-            raise TrainingError(error.code, message, fault=error.fault) from None
+        Raises TrainingError that names the row, counted from 1.
+        """
+        for batch in _batches(_turns(rows, first)):
+            yield from self._rendered(batch)
 
     def sample(
         self, messages: list[ChatMessage], turn: int, row: int = 0, tools: Tools | None = None
     ) -> Sample:
-        target = messages[turn]
-        reasoning = target.get("reasoning_content", "") if self.policy != "no_think" else ""
-        prompt = self.prompt(messages[:turn], thinks=bool(reasoning), tools=tools)
-        block = self._think_block(reasoning, prompt)
-        calls = self._calls(messages[: turn + 1], tools) if "tool_calls" in target else ""
-        masked = len(block) if self.policy == "answer_only" else 0
-        encoded = self.tokenizer(
-            block + target["content"] + calls,
-            add_special_tokens=False,
-            return_offsets_mapping=masked > 0,
-            # Text that only looks like a special token must not end the answer in its middle. Some bases
-            # mark calls by special tokens, though.
-            split_special_tokens=not self._tags_are_special and not calls,
-        )
-        return Sample(
-            row=row,
-            turn=turn,
-            prompt_ids=self._ids(prompt),
-            target_ids=[*encoded["input_ids"], self.end_id],
-            trained_from=sum(start < masked for start, _ in encoded["offset_mapping"]) if masked else 0,
-        )
+        """The sample of one assistant turn. Raises TrainingError that names the row, counted from 1."""
+        (sample,) = self._rendered([_Turn(row, turn, messages, tools)])
+        return sample
 
     def prompt(self, messages: list[ChatMessage], *, thinks: bool, tools: Tools | None = None) -> str:
         """What the base's inference template makes of the messages before an answer."""
+        (shown,) = render_chats(self.tokenizer, [self._asked(messages, tools, thinks=thinks)])
+        return _shown(shown, messages)
+
+    def _rendered(self, turns: list["_Turn"]) -> list[Sample]:
+        """Templates and tokenizers take as long for one text as for several: both are asked once for all."""
+        reasoning = [self._reasoning(turn) for turn in turns]
+        asked = [
+            self._asked(turn.before, turn.tools, thinks=bool(thought))
+            for turn, thought in zip(turns, reasoning, strict=True)
+        ]
+        prompts: list[str] = []
+        answers: list[_Answer] = []
+        rendered = render_chats(self.tokenizer, asked)
+        for turn, thought, shown in zip(turns, reasoning, rendered, strict=True):
+            with _named(turn.row):
+                prompts.append(_shown(shown, turn.before))
+                answers.append(self._answer(turn, thought, prompts[-1]))
+        encoded = zip(encode(self.tokenizer, prompts), self._targets(answers), strict=True)
+        return [
+            Sample(turn.row, turn.turn, prompt.ids, [*ids, self.end_id], trained_from)
+            for turn, (prompt, (ids, trained_from)) in zip(turns, encoded, strict=True)
+        ]
+
+    def _reasoning(self, turn: "_Turn") -> str:
+        return "" if self.policy == "no_think" else turn.answer.get("reasoning_content", "")
+
+    def _asked(self, messages: list[ChatMessage], tools: Tools | None, *, thinks: bool) -> Chat:
+        """The messages and flags as an app's request hands them to the inference template."""
         rendered = [self._as_history(message) for message in messages]
-        flags: dict[str, Any] = {"tools": tools} if tools else {}
+        flags: dict[str, Any] = {"add_generation_prompt": True, **({"tools": tools} if tools else {})}
         if self.think.switch == "template_flag":
             flags["enable_thinking"] = thinks
         if self.think.switch == "system_prompt":
             rendered = _with_switch(rendered, self.think, thinks=thinks)
-        shown = render_chat(self.tokenizer, rendered, add_generation_prompt=True, **flags)
-        _check_calls_shown(messages, shown)
-        return shown
+        return rendered, flags
+
+    def _answer(self, turn: "_Turn", reasoning: str, prompt: str) -> "_Answer":
+        block = self._think_block(reasoning, prompt)
+        has_calls = "tool_calls" in turn.answer
+        calls = self._calls(turn.messages[: turn.turn + 1], turn.tools) if has_calls else ""
+        # Text that only looks like a special token must not end the answer in its middle. Some bases mark
+        # calls, or the think block, by special tokens, though: there the text must hold none.
+        literal = not self._tags_are_special and not calls
+        if not literal:
+            _check_no_special(turn.answer, reasoning, self._special_texts)
+        masked = len(block) if self.policy == "answer_only" else 0
+        return _Answer(block + turn.answer["content"] + calls, masked, literal)
+
+    def _targets(self, answers: list["_Answer"]) -> list[tuple[list[int], int]]:
+        """Ids without the end token, and how many of them are masked."""
+        found: list[tuple[list[int], int]] = [([], 0)] * len(answers)
+        kinds: dict[tuple[bool, bool], list[int]] = {}
+        for place, answer in enumerate(answers):
+            kinds.setdefault((answer.literal, answer.masked > 0), []).append(place)
+        for (literal, masks), places in kinds.items():
+            texts = [answers[place].text for place in places]
+            encoded = encode(self.tokenizer, texts, literal=literal, offsets=masks)
+            for place, each in zip(places, encoded, strict=True):
+                masked = answers[place].masked
+                found[place] = each.ids, sum(start < masked for start, _ in each.offsets) if masks else 0
+        return found
 
     def _calls(self, messages: list[ChatMessage], tools: Tools | None) -> str:
         """How the base writes the calls of the last message: what its template puts after the text."""
@@ -145,7 +212,7 @@ class Renderer:
         return as_openai(message, content)
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(encode(self.tokenizer, [text])[0].ids)
 
     def _find_end_token(self) -> int:
         """The token that the template writes after an answer: what the model must learn to say last."""
@@ -174,6 +241,43 @@ class Renderer:
             )
 
 
+def _turns(rows: Iterable[Row], first: int) -> Iterator[_Turn]:
+    for index, row in enumerate(rows, start=first):
+        for turn, message in enumerate(row["messages"]):
+            if message["role"] == "assistant":
+                yield _Turn(index, turn, row["messages"], row.get("tools", []))
+
+
+def _batches(turns: Iterable[_Turn]) -> Iterator[list[_Turn]]:
+    """Bounded in number and in memory; a turn that is larger than that stands alone."""
+    batch: list[_Turn] = []
+    characters = 0
+    for turn in turns:
+        if batch and (len(batch) >= TURNS_AT_ONCE or characters + turn.characters > CHARACTERS_AT_ONCE):
+            yield batch
+            batch, characters = [], 0
+        batch.append(turn)
+        characters += turn.characters
+    if batch:
+        yield batch
+
+
+@contextmanager
+def _named(row: int) -> Iterator[None]:
+    """Errors name the row, counted from 1."""
+    try:
+        yield
+    except TrainingError as error:
+        raise TrainingError(error.code, f"Row {row + 1}: {error.message}", fault=error.fault) from None
+
+
+def _shown(rendered: str | TrainingError, messages: list[ChatMessage]) -> str:
+    if isinstance(rendered, TrainingError):
+        raise rendered
+    _check_calls_shown(messages, rendered)
+    return rendered
+
+
 def _check_calls_shown(messages: list[ChatMessage], shown: str) -> None:
     """A template that drops calls without a word would have the model learn to answer from nowhere."""
     if any(call["name"] not in shown for message in messages for call in calls_of(message)):
@@ -184,10 +288,30 @@ def _check_calls_shown(messages: list[ChatMessage], shown: str) -> None:
         )
 
 
+def _check_no_special(answer: ChatMessage, reasoning: str, special: list[str]) -> None:
+    """Where special tokens mark calls or the think block, one in the text would be taken for the real one."""
+    calls = [json.dumps([call["name"], call["arguments"]], ensure_ascii=False) for call in calls_of(answer)]
+    said = "\n".join((reasoning, answer["content"], *calls))
+    found = next((token for token in special if token in said), None)
+    if found is not None:
+        raise TrainingError(
+            "special_token_in_answer",
+            f"This answer holds {found}, which this base reads as a special token: it would be trained to "
+            "stop or to change the speaker there. Take it out of the text, or leave out the row.",
+        )
+
+
+def render_chats(tokenizer: Any, chats: Sequence[Chat]) -> list[str | TrainingError]:
+    """The chats by the tokenizer's template, or for each why it could not be rendered."""
+    special = tokenizer.special_tokens_map
+    known = [(messages, {**special, **flags}) for messages, flags in chats]
+    return template.render(tokenizer.get_chat_template(), known)
+
+
 def render_chat(tokenizer: Any, messages: template.Messages, **flags: Any) -> str:
-    """The chat by the tokenizer's template. Raises TrainingError `template_failed`."""
-    variables = {**tokenizer.special_tokens_map, **flags}
-    return template.render(tokenizer.get_chat_template(), messages, variables)
+    """One chat by the tokenizer's template. Raises TrainingError `template_failed`."""
+    (shown,) = render_chats(tokenizer, [(messages, flags)])
+    return _shown(shown, [])
 
 
 def _with_switch(

@@ -29,14 +29,17 @@ PR_SET_PDEATHSIG = 1
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 Messages = Sequence[Mapping[str, Any]]
+Chat = tuple[Messages, Mapping[str, Any]]
+"""The messages, and the special tokens and flags that the template may use."""
 
 
-def render(template: str, messages: Messages, variables: Mapping[str, Any]) -> str:
-    """What the template makes of the messages. `variables` are the special tokens and flags it may use.
+def render(template: str, chats: Sequence[Chat]) -> list[str | TrainingError]:
+    """What the template makes of each chat, in their order.
 
-    Raises TrainingError `template_failed` for a template that raises, loops, explodes or is no template.
+    TrainingError `template_failed` stands where a template raises, loops, explodes or is no template, and for
+    all chats after one that brought the child down.
     """
-    return _child_of(os.getpid()).render(template, messages, variables)
+    return _child_of(os.getpid()).render(template, chats)
 
 
 @functools.cache
@@ -52,30 +55,43 @@ class TemplateChild:
         self._process: subprocess.Popen[str] | None = None
         self._one_at_a_time = threading.Lock()
 
-    def render(self, template: str, messages: Messages, variables: Mapping[str, Any]) -> str:
-        request = json.dumps({"template": template, "messages": list(messages), "variables": dict(variables)})
+    def render(self, template: str, chats: Sequence[Chat]) -> list[str | TrainingError]:
+        asked = [{"messages": list(messages), "variables": dict(flags)} for messages, flags in chats]
         with self._one_at_a_time:
-            answer = self._ask(request)
-        if "text" not in answer:
-            raise _failure(answer["error"])
-        return str(answer["text"])
+            answers = self._answers(template, asked)
+        return [str(answer["text"]) if "text" in answer else _failure(answer["error"]) for answer in answers]
 
-    def _ask(self, request: str) -> dict[str, Any]:
+    def _answers(self, template: str, chats: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        answers, why = self._ask(template, chats)
+        if len(rest := chats[len(answers) :]) > 1:
+            # Answers that were under way went down with the child: one by one tells which chat did it.
+            for chat in rest:
+                answer, why = self._ask(template, [chat])
+                answers += answer
+                if not answer:
+                    break
+        return answers + [{"error": why}] * (len(chats) - len(answers))
+
+    def _ask(self, template: str, chats: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+        """The first answers, and where some are missing, why."""
         process = self._running()
         assert process.stdin is not None and process.stdout is not None
+        lines: list[str] = []
         try:
-            process.stdin.write(request + "\n")
+            process.stdin.write(json.dumps({"template": template, "chats": chats}) + "\n")
             process.stdin.flush()
-            line = process.stdout.readline()
+            # A line without its end was cut off with the child.
+            while len(lines) < len(chats) and (line := process.stdout.readline()).endswith("\n"):
+                lines.append(line)
         except BrokenPipeError:
-            line = ""
+            pass
         except BaseException:
             self._end()  # an answer that nobody has read would be taken for the next one
             raise
-        if line:
-            return dict(json.loads(line))
-        status = self._end()
-        return {"error": "ran too long" if status == -signal.SIGPROF else "broke off"}
+        answers = [dict(json.loads(line)) for line in lines]
+        if len(answers) == len(chats):
+            return answers, ""
+        return answers, "ran too long" if self._end() == -signal.SIGPROF else "broke off"
 
     def _running(self) -> "subprocess.Popen[str]":
         if self._process is not None and self._process.poll() is not None:
@@ -133,13 +149,11 @@ def _size(value: object) -> int:
     return sum(map(_size, value)) if isinstance(value, list) else len(str(value))
 
 
-def _answer(request: dict[str, Any], render_jinja_template: Callable[..., Any]) -> dict[str, str]:
-    messages = request["messages"]
-    room = GROWTH * (_size(messages) + _size(request["variables"].get("tools"))) + EXTRA_CHARACTERS
+def _answer(template: str, chat: dict[str, Any], render_jinja_template: Callable[..., Any]) -> dict[str, str]:
+    messages, variables = chat["messages"], chat["variables"]
+    room = GROWTH * (_size(messages) + _size(variables.get("tools"))) + EXTRA_CHARACTERS
     try:
-        rendered, _ = render_jinja_template(
-            [messages], chat_template=request["template"], **request["variables"]
-        )
+        rendered, _ = render_jinja_template([messages], chat_template=template, **variables)
     except MemoryError:
         return {"error": "needs too much memory"}
     except Exception as error:  # whatever a template raises, by itself or through Jinja
@@ -150,16 +164,20 @@ def _answer(request: dict[str, Any], render_jinja_template: Callable[..., Any]) 
 
 
 def _serve(parent: int) -> None:
-    """Answer one JSON line with another until the parent closes the pipe."""
+    """Answer a JSON line of chats with a line for each of them, until the parent closes the pipe."""
     _limit_this_process(parent)
     from transformers.utils.chat_template_utils import render_jinja_template  # noqa: PLC0415 - only the child
 
     for line in sys.stdin:
-        # Spent processor time ends the process by SIGPROF, in the middle of whatever it is doing.
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
-        answer = _answer(json.loads(line), render_jinja_template)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        print(json.dumps(answer), flush=True)
+        request = json.loads(line)
+        for chat in request["chats"]:
+            # Spent processor time ends the process by SIGPROF, in the middle of whatever it is doing.
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            answer = _answer(request["template"], chat, render_jinja_template)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            print(json.dumps(answer))
+        # Not after each: the two processes would take turns on the processor for every chat.
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

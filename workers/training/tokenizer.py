@@ -1,5 +1,6 @@
 """A base's tokenizer, without anything that could load its weights."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,3 +18,19 @@ def load_tokenizer(path: Path) -> Any:
             f"The base in {path} has no tokenizer.json. Add the fast tokenizer that belongs to it.",
         )
     return tokenizer
+
+
+def encode(
+    tokenizer: Any, texts: Sequence[str], *, literal: bool = False, offsets: bool = False
+) -> list[Any]:
+    """An encoding for every text, with `ids`, and with `offsets` (characters) where these are asked for.
+
+    Nothing is added, cut or padded. `literal`: what looks like a special token in the texts stays text.
+    The tokenizer itself is asked: what transformers keeps beside the ids costs a third as much again.
+    """
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = literal
+    batch = backend.encode_batch if offsets else backend.encode_batch_fast
+    return list(batch(list(texts), add_special_tokens=False))

@@ -2,17 +2,21 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from transformers import AutoTokenizer
 
-from tests.workers.training.tiny import FAMILIES, Family, tokenizer_of
+from tests.workers.training.tiny import FAMILIES, Family, make_base, tokenizer_of
 from workers.contract import ThinkContract, ThinkPolicy
+from workers.contract.workload import CountSpec
 from workers.data import read_rows
-from workers.data.chat import ChatMessage, Tools
+from workers.data.chat import ChatMessage, Row, Tools
 from workers.data.think import judge_text
+from workers.training import render as rendering
+from workers.training.counting import ROWS_AT_ONCE, count
 from workers.training.errors import TrainingError
 from workers.training.render import Renderer, Sample, contract_of
 
@@ -276,6 +280,20 @@ def test_calls_are_trained_as_the_base_writes_them_and_results_stand_in_the_prom
     assert len(history[0]) < len(history[1])
 
 
+@pytest.mark.parametrize("family", ["qwen3", "qwq", "nemotron_1_5"])
+@pytest.mark.parametrize("where", ["content", "reasoning_content", "arguments"])
+def test_an_answer_that_calls_tools_may_not_hold_a_special_token(family: str, where: str) -> None:
+    """Calls are written with special tokens, so this one would be taken for the end of the answer."""
+    renderer = Renderer(tokenizer_of(family), FAMILIES[family].think, "traces")
+    written = f"Stop by {FAMILIES[family].end} here."
+    called: dict[str, Any] = {**CALLED[1], where: written}
+    if where == "arguments":
+        called = {**CALLED[1], "tool_calls": [{"name": "price", "arguments": {"of": [{"deep": written}]}}]}
+    with pytest.raises(TrainingError, match=r"^Row 8: .*" + re.escape(FAMILIES[family].end)) as caught:
+        renderer.sample([CHAT[0], called], 1, row=7, tools=TOOLS)  # type: ignore[list-item]
+    assert caught.value.code == "special_token_in_answer"
+
+
 @pytest.mark.parametrize("family", ["plain", "r1_qwen", "nemotron_super"])
 @pytest.mark.parametrize("turn", [1, 3])
 def test_a_template_that_drops_calls_is_refused(family: str, turn: int) -> None:
@@ -289,3 +307,55 @@ def test_a_row_that_cannot_be_rendered_is_named() -> None:
     renderer = Renderer(tokenizer_of("r1_qwen"), FAMILIES["r1_qwen"].think, "traces")
     with pytest.raises(TrainingError, match=r"^Row 2: "):
         list(renderer.samples([{"messages": CHAT}, {"messages": CALLED, "tools": TOOLS}]))
+
+
+def mixed(family: str) -> list[Row]:
+    """Rows of every kind that the family can be trained on, none twice."""
+    end = FAMILIES[family].end
+    rows: list[Row] = []
+    for number in range(4):
+        more: list[ChatMessage] = [
+            {"role": "user", "content": f"And {number} birds, Ω 四?\n"},
+            {"role": "assistant", "content": f"Write {end} {number}.", "reasoning_content": f"{number} é"},
+        ]
+        rows += [{"messages": BARE[:1] + more[1:]}, {"messages": [*CHAT, *more]}, {"messages": more * 2}]
+        if family in ("qwen3", "qwq", "nemotron", "nemotron_1_5"):
+            rows.append({"messages": [*CALLED, *more], "tools": TOOLS})
+    return rows
+
+
+@every_family
+@every_policy
+@pytest.mark.parametrize("bound", [("TURNS_AT_ONCE", 3), ("CHARACTERS_AT_ONCE", 200), ("TURNS_AT_ONCE", 256)])
+def test_turns_rendered_together_are_the_same_as_one_by_one(
+    family: str, policy: ThinkPolicy, bound: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendering, *bound)
+    renderer = Renderer(tokenizer_of(family), FAMILIES[family].think, policy)
+    rows = mixed(family)
+    together = list(renderer.samples(rows, first=5))
+    alone = [
+        renderer.sample(row["messages"], turn, index, row.get("tools"))
+        for index, row in enumerate(rows, start=5)
+        for turn, message in enumerate(row["messages"])
+        if message["role"] == "assistant"
+    ]
+    assert together == alone and len(alone) >= 4 * 5
+    for sample in together:
+        by_transformers = renderer.tokenizer(
+            text(renderer, sample.target_ids[:-1]),
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            split_special_tokens="tool_calls" not in rows[sample.row - 5]["messages"][sample.turn],
+        )
+        assert sample.target_ids[:-1] == by_transformers["input_ids"]
+
+
+def test_a_count_over_several_batches_names_the_row(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    file = tmp_path / "rows.jsonl"
+    rows = [{"messages": CHAT}] * (ROWS_AT_ONCE + 4) + [{"messages": CALLED, "tools": TOOLS}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    spec = CountSpec(base="tiny", think=FAMILIES["plain"].think, think_policy="traces")
+    with pytest.raises(TrainingError, match=rf"^Row {ROWS_AT_ONCE + 5}: "):
+        count(spec, base=base, data=file)

@@ -1,16 +1,29 @@
 """A template is a stranger's program: whatever it does, there is a sentence, and the next one is rendered."""
 
 import os
+from typing import Any
 
 import pytest
 
 from workers.data.spread import spread
 from workers.training import template
 from workers.training.errors import TrainingError
-from workers.training.template import render
+from workers.training.template import Messages
 
 CHAT = [{"role": "user", "content": "Hello"}]
 NEXT = "{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+def render(source: str, messages: Messages, variables: dict[str, Any]) -> str:
+    """One chat, or why it could not be rendered, raised."""
+    return only(template.render(source, [(messages, variables)]))
+
+
+def only(rendered: list[str | TrainingError]) -> str:
+    (found,) = rendered
+    if isinstance(found, TrainingError):
+        raise found
+    return found
 
 
 @pytest.mark.parametrize(
@@ -43,11 +56,11 @@ def test_a_template_that_doubles_its_text_for_ever() -> None:
 
 def test_a_child_that_is_gone_is_replaced() -> None:
     child = template._child_of(os.getpid())
-    assert child.render(NEXT, CHAT, {}) == "Hello"
+    assert child.render(NEXT, [(CHAT, {})]) == ["Hello"]
     assert child._process is not None
     child._process.kill()
     child._process.wait()
-    assert child.render(NEXT, CHAT, {}) == "Hello"
+    assert child.render(NEXT, [(CHAT, {})]) == ["Hello"]
 
 
 def test_special_tokens_and_flags_reach_the_template() -> None:
@@ -64,3 +77,25 @@ def test_a_forked_process_renders_with_a_child_of_its_own() -> None:
 
     texts = [f"chat {number}" for number in range(40)]
     assert list(spread(rendered, iter(texts), 3)) == texts
+
+
+def said(text: str) -> tuple[Messages, dict[str, Any]]:
+    return [{"role": "user", "content": text}], {}
+
+
+def test_chats_of_one_message_answer_in_order_and_one_that_fails_stands_in_its_place() -> None:
+    """More of them than the pipe between the processes holds."""
+    source = "{% if messages[0].content == 'bad' %}{{ raise_exception('no') }}{% endif %}" + NEXT
+    texts = [f"{number} {'é' * 3000}" for number in range(100)]
+    rendered = template.render(source, [*map(said, texts), said("bad"), said("last")])
+    assert rendered[:100] == texts and rendered[101] == "last"
+    assert isinstance(rendered[100], TrainingError) and "TemplateError" in rendered[100].message
+
+
+def test_a_chat_that_brings_the_child_down_keeps_those_before_it() -> None:
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    source = "{% if messages[0].content == 'bad' %}" + loop + "{% endif %}" + NEXT
+    first, *lost = template.render(source, [said("first"), said("bad"), said("after")])
+    assert first == "first" and len(lost) == 2
+    assert all(isinstance(each, TrainingError) and "ran too long" in each.message for each in lost)
+    assert template.render(source, [said("after")]) == ["after"]
