@@ -7,16 +7,17 @@ import pytest
 
 from stillhouse.catalog.models import BaseModel
 from stillhouse.core.errors import Conflict, NotFound
+from stillhouse.datasets.actions import create_dataset, start_upload
 from stillhouse.datasets.deriving import derive_version
 from stillhouse.datasets.models import Comparison, DatasetVersion
+from stillhouse.training.actions import start_run
 from stillhouse.training.models import RowPreview
 from tests.registry import available_base
 from tests.workers.training.tiny import make_base
-from tests.world import Worker, World, chat_row, fetch
+from tests.world import Worker, World, chat_row, fetch, jsonl
 from workers.contract import CompareSpec, DeriveSpec, DropDuplicates, DropOverlap, PreviewSpec, ValidateSpec
 from workers.contract.weights import template_sha256
-from workers.data.derive import derive
-from workers.data.limited import compare_in_child, validate_in_child
+from workers.data.limited import compare_in_child, derive_in_child, validate_in_child
 from workers.training.preview import preview
 
 pytestmark = pytest.mark.django_db
@@ -63,9 +64,11 @@ def made(world: World, folder: Path, version: DatasetVersion) -> DatasetVersion:
     worker.claim()
     files = inputs(worker, folder)
     spec = DeriveSpec.model_validate(worker.claim_answer["spec"])
+    sources = [files[f"source-{index}"] for index in range(len(spec.sources))]
+    others = [files[f"other-{index}"] for index in range(len(spec.others))]
     out = folder / version.pk
     out.mkdir()
-    result = derive(spec, sources=[files[f"source-{index}"] for index in range(len(spec.sources))], out=out)
+    result = derive_in_child(spec, sources, out, None, others)
     finish(worker, result.model_dump(mode="json"), out / "rows.parquet")
     version.refresh_from_db()
     return version
@@ -108,17 +111,38 @@ def test_a_split_makes_two_versions_that_share_no_row(world: World, tmp_path: Pa
 
 
 def test_rows_that_adapters_are_evaluated_on_are_named_and_removable(world: World, tmp_path: Path) -> None:
+    """In a new file, in one that is read in another way, and in what is made of them."""
     heldout = checked(world, tmp_path, world.dataset(rows=ROWS[2:3], name="Held out"))
-    version = world.dataset(rows=ROWS)
-    job = version.job
-    job.spec = {**job.spec, "others": [{"name": "Held out v1", "sha256": heldout.trained_sha256}]}
-    job.save()
-    version = checked(world, tmp_path, version)
-    url = f"/w/acme/datasets/{version.dataset_id}/versions/1/"
+    before = checked(world, tmp_path, world.dataset(rows=ROWS[3:], name="Before"))
+    start_run(by=world.expert, adapter_name="a", base=available_base(), data=before, eval_data=heldout)
+    theirs = checked(world, tmp_path, world.dataset(rows=ROWS[2:3], by=world.outsider, name="Theirs"))
+    their_data = checked(world, tmp_path, world.dataset(rows=ROWS[3:], by=world.outsider, name="Data"))
+    start_run(by=world.outsider, adapter_name="b", base=available_base(), data=their_data, eval_data=theirs)
     client = world.client(world.expert)
-    assert "1 row is also in Held out v1" in client.get(url).content.decode()
-    client.post(url + "change/", {"change": "drop_overlap", "other": heldout.pk})
-    assert made(world, tmp_path, version.dataset.versions.get(number=2)).report.valid == 3
+    body = jsonl(ROWS)
+    dataset = create_dataset(by=world.expert, name="New")
+    upload = start_upload(by=world.expert, dataset=dataset, filename="rows.jsonl", size=len(body))
+    world.send_parts(upload, body)
+    assert client.post(f"/w/acme/uploads/{upload.pk}/finish/").status_code == 200
+    checked(world, tmp_path, dataset.versions.get())
+    url = f"/w/acme/datasets/{dataset.pk}/versions/"
+
+    def named(number: int) -> bool:
+        page = client.get(f"{url}{number}/").content.decode()
+        assert "Theirs" not in page
+        return "1 row is also in Held out v1" in page
+
+    assert named(1)
+    client.post(url + "1/change/", {"change": "drop_duplicates"})
+    shorter = made(world, tmp_path, dataset.versions.get(number=2))
+    assert named(2), "what is made of it still holds the row"
+    client.post(url + "2/change/", {"change": "drop_overlap", "other": heldout.pk})
+    assert shorter.report.valid == 3
+    assert made(world, tmp_path, dataset.versions.get(number=3)).report.valid == 2 and not named(3)
+    client.post(url + "3/change/", {"change": "append", "other": heldout.pk})
+    merged = made(world, tmp_path, dataset.versions.get(number=4))
+    assert merged.report.valid == 3 and named(4), "merging brought it back"
+    assert [source.parent for source in merged.sources.all()] == [dataset.versions.get(number=3), heldout]
 
 
 def test_two_versions_are_compared_once(world: World, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from workers.contract.base import Message, Sha256
-from workers.contract.data import SplitSpec, ValidationReport
+from workers.contract.data import OtherRows, SplitSpec, ValidationReport
 from workers.contract.reading import Mapping
 
 TextField = Annotated[
@@ -178,6 +178,8 @@ class DeriveSpec(Message):
     examples: int = Field(default=10, ge=0, le=200)
     """Shown for each operation; of what is masked or erased only in a dry run."""
     split: SplitSpec | None = None
+    """To report on, as in ValidateSpec."""
+    others: list[OtherRows] = Field(default=[], max_length=20)
     """To report on, as in ValidateSpec."""
     near_duplicates: bool = True
     """Whether the report on the new rows looks for them."""

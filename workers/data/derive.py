@@ -3,7 +3,7 @@ result is checked like any upload."""
 
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -43,7 +43,12 @@ Progress = Callable[[int], None]
 
 
 def derive(
-    spec: DeriveSpec, *, sources: list[Path], out: Path, on_progress: Progress | None = None
+    spec: DeriveSpec,
+    *,
+    sources: list[Path],
+    out: Path,
+    on_progress: Progress | None = None,
+    others: Sequence[Path] = (),
 ) -> DeriveResult:
     """Make the rows and, unless it is a dry run, write them to `out`/rows.parquet and report on them.
 
@@ -58,7 +63,7 @@ def derive(
         for _ in items:
             pass
     else:
-        report = _write(spec, items, out)
+        report = _write(spec, items, out, others)
     return DeriveResult(
         operations=[done.result() for done in pipeline.done],
         rows=[counts.rows for counts in pipeline.counts],
@@ -172,7 +177,7 @@ class _Pipeline:
             done.show(item)
 
 
-def _write(spec: DeriveSpec, items: Iterator[Item], out: Path) -> ValidationReport:
+def _write(spec: DeriveSpec, items: Iterator[Item], out: Path, others: Sequence[Path]) -> ValidationReport:
     """Write the items, check them as a file of their own, and say in it where they came from."""
     made, checked, rows_file = out / "made.parquet", out / "checked.parquet", out / "rows.parquet"
     try:
@@ -185,8 +190,10 @@ def _write(spec: DeriveSpec, items: Iterator[Item], out: Path) -> ValidationRepo
                 unpacked_bytes=spec.unpacked_bytes,
                 output_bytes=spec.output_bytes,
                 split=spec.split,
+                others=spec.others,
             ),
             rows_file=checked,
+            others=others,
         )
         _add_origins(checked, rows_file, *origins)
     finally:

@@ -95,7 +95,7 @@ def validate_in_child(
     """
     start = time.monotonic()
     report: ValidationReport | None = None
-    files = {"data": path, **{f"other-{index}": other for index, other in enumerate(others)}}
+    files = {"data": path} | _others(others)
     rows = 0
 
     def told(count: int) -> None:
@@ -117,14 +117,22 @@ def validate_in_child(
     return report
 
 
+def _others(paths: Sequence[Path]) -> dict[str, Path]:
+    return {f"other-{index}": path for index, path in enumerate(paths)}
+
+
 def derive_in_child(
-    spec: DeriveSpec, sources: Sequence[Path], out: Path, on_progress: Callable[[int], None] | None = None
+    spec: DeriveSpec,
+    sources: Sequence[Path],
+    out: Path,
+    on_progress: Callable[[int], None] | None = None,
+    others: Sequence[Path] = (),
 ) -> DeriveResult:
     """Like `derive`, under the limits of `spec`. Raises ChildFailed.
 
     rows.parquet is in `out` when the report holds rows that can be trained on, and only then.
     """
-    files = {f"source-{index}": path for index, path in enumerate(sources)}
+    files = {f"source-{index}": path for index, path in enumerate(sources)} | _others(others)
     rows_file = out / "rows.parquet"
     result: DeriveResult | None = None
     try:
@@ -262,8 +270,9 @@ def _derive(task: Task, parent: int) -> Message:
         memory_bytes=spec.memory_bytes, seconds=spec.seconds, output_bytes=spec.output_bytes, parent=parent
     )
     sources = [Path(task.files[f"source-{index}"]) for index in range(len(spec.sources))]
+    others = [Path(task.files[f"other-{index}"]) for index in range(len(spec.others))]
     try:
-        return derive(spec, sources=sources, out=Path(task.out), on_progress=_tell)
+        return derive(spec, sources=sources, out=Path(task.out), on_progress=_tell, others=others)
     except Unreadable as error:
         where = f"{error.source}: " if error.source else ""
         return Failed(code=error.code, message=where + error.message)

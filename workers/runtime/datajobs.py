@@ -29,8 +29,10 @@ def run_derive(job: ChildJob, emit: Emit, check: Check) -> Message:
     emit(ChildEvent(phase="deriving", message="Reading the rows."))
     spec = DeriveSpec.model_validate(job.spec)
     sources = [Path(job.inputs[f"source-{index}"]) for index in range(len(spec.sources))]
+    others = [Path(job.inputs[f"other-{index}"]) for index in range(len(spec.others))]
+    told = _teller("deriving", "rows made", emit, check)
     try:
-        return derive_in_child(spec, sources, Path(job.out), _teller("deriving", "rows made", emit, check))
+        return derive_in_child(spec, sources, Path(job.out), told, others)
     except ChildFailed as error:
         raise JobFailed(error.code, error.message, "user") from None
 

@@ -54,7 +54,8 @@ def count(
         return [(len(sample), sample.trained_tokens) for sample in renderer.samples(found, first)]
 
     large = data.stat().st_size >= LARGE_FILE
-    processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0))) if large else 1
+    # One more than there are cores: a process that waits for its template leaves its core to another.
+    processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0)) + 1) if large else 1
     try:
         lengths = list(chain.from_iterable(spread(lengths_of, batches(), processes)))
     except BadRow as error:

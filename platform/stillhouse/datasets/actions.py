@@ -157,7 +157,13 @@ def abandon_upload(*, by: Membership, upload: Upload) -> None:
         _drop(upload)
 
 
-def read_differently(*, by: Membership, version: DatasetVersion, mapping: Mapping) -> DatasetVersion:
+def read_differently(
+    *,
+    by: Membership,
+    version: DatasetVersion,
+    mapping: Mapping,
+    held_out: Sequence[DatasetVersion] = (),
+) -> DatasetVersion:
     """The same bytes read in another way: the dataset's next version, with its check queued.
 
     A version never changes, for runs may have been started on it. Raises UserError `not_hashed_yet`.
@@ -181,6 +187,7 @@ def read_differently(*, by: Membership, version: DatasetVersion, mapping: Mappin
             filename=version.filename,
             blob=Blob(version.sha256, version.size),
             mapping=mapping,
+            held_out=held_out,
         )
 
 
@@ -293,6 +300,15 @@ def _make_version(
     )
 
 
+def compared_with(by: Membership, held_out: Sequence[DatasetVersion]) -> list[OtherRows]:
+    """The held-out versions that a report names rows of: at most MOST_HELD_OUT that still have their rows."""
+    return [
+        OtherRows(name=str(other)[:200], sha256=other.trained_sha256)
+        for other in held_out
+        if other.dataset.workspace_id == by.workspace_id and other.trained_sha256 and not other.erased_at
+    ][:MOST_HELD_OUT]
+
+
 def _write_version(
     by: Membership,
     dataset: Dataset,
@@ -303,11 +319,6 @@ def _write_version(
     mapping: Mapping | None = None,
     held_out: Sequence[DatasetVersion] = (),
 ) -> DatasetVersion:
-    others = [
-        OtherRows(name=str(other)[:200], sha256=other.trained_sha256)
-        for other in held_out
-        if other.dataset.workspace_id == by.workspace_id and other.trained_sha256 and not other.erased_at
-    ]
     version = DatasetVersion(
         dataset=dataset,
         number=(dataset.versions.aggregate(last=Max("number"))["last"] or 0) + 1,
@@ -323,7 +334,7 @@ def _write_version(
         kind=Kind.VALIDATE,
         queue=QUEUE,
         subject=version.pk,
-        spec=ValidateSpec(mapping=mapping, others=others[:MOST_HELD_OUT]).model_dump(mode="json"),
+        spec=ValidateSpec(mapping=mapping, others=compared_with(by, held_out)).model_dump(mode="json"),
         by=by.user,
     )
     version.save(force_insert=True)

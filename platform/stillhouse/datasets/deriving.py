@@ -11,7 +11,7 @@ from stillhouse.accounts.models import Membership
 from stillhouse.audit.actions import record
 from stillhouse.core.errors import Conflict, NotFound, UserError
 from stillhouse.core.text import storable
-from stillhouse.datasets.actions import QUEUE, record_report
+from stillhouse.datasets.actions import QUEUE, compared_with, record_report
 from stillhouse.datasets.models import Dataset, DatasetReport, DatasetVersion, VersionSource
 from stillhouse.datasets.queries import check_not_erased
 from stillhouse.datasets.quota import check_room
@@ -29,12 +29,14 @@ def derive_version(
     operations: Sequence[Operation],
     others: Sequence[DatasetVersion] = (),
     why: str = "",
+    held_out: Sequence[DatasetVersion] = (),
 ) -> DatasetVersion:
     """The dataset's next version: the rows of `version`, changed by one operation after the other.
 
-    `others` are the sources 1, 2, … that operations name. The old version stays. Raises Conflict
-    `not_checked` for a source without usable rows, UserError `bad_change` for operations that cannot be, and
-    `quota_reached` where another file of its size would not fit.
+    `others` are the sources 1, 2, … that operations name; rows that are in `held_out` as well are reported.
+    The old version stays. Raises Conflict `not_checked` for a source without usable rows, UserError
+    `bad_change` for operations that cannot be, and `quota_reached` where another file of its size would not
+    fit.
     """
     sources = [version, *others]
     for source in sources:
@@ -43,7 +45,7 @@ def derive_version(
     require(by, "dataset.upload")
     check_usable(sources)
     check_room(by.workspace, version.trained_size)
-    spec = _spec(sources, operations)
+    spec = _spec(sources, operations).model_copy(update={"others": compared_with(by, held_out)})
     with transaction.atomic():
         dataset = Dataset.objects.select_for_update().get(pk=version.dataset_id)
         made = DatasetVersion(

@@ -162,13 +162,21 @@ def make_from_traffic(
     return version
 
 
-def append_to(*, by: Membership, version: DatasetVersion, target: DatasetVersion) -> DatasetVersion:
+def append_to(
+    *,
+    by: Membership,
+    version: DatasetVersion,
+    target: DatasetVersion,
+    held_out: Sequence[DatasetVersion] = (),
+) -> DatasetVersion:
     """The next version of the target's dataset: its rows, and those of `version` after them."""
     source = TrafficSource.objects.filter(upload=version.upload_id).first()
     if source is None:
         raise Conflict("not_from_traffic", f"{version} was not made from app traffic.")
     why = f"Added {source.count} exchanges of {source.alias}"
-    return derive_version(by=by, version=target, operations=[Append(source=1)], others=[version], why=why)
+    return derive_version(
+        by=by, version=target, operations=[Append(source=1)], others=[version], why=why, held_out=held_out
+    )
 
 
 def _chosen(by: Membership, alias: str, picks: Sequence[Pick]) -> list[Exchange]:

@@ -9,7 +9,6 @@ from stillhouse.accounts.models import Membership
 from stillhouse.core import blobs
 from stillhouse.core.errors import Conflict, UserError
 from stillhouse.datasets.actions import (
-    MOST_HELD_OUT,
     abandon_upload,
     check_file,
     create_dataset,
@@ -21,7 +20,7 @@ from stillhouse.datasets.queries import check_not_erased, datasets, version_by_i
 from stillhouse.openai_api.access import by_method
 from stillhouse.openai_api.pages import page_of
 from stillhouse.openai_api.shapes import file_object
-from stillhouse.training.queries import held_out_versions
+from stillhouse.training.queries import newest_held_out
 
 PURPOSE = "fine-tune"
 MOST_BYTES = 512 * 1024**2
@@ -101,7 +100,7 @@ def _version_of(by: Membership, dataset: Dataset, sent: "UploadedFile[bytes]") -
     except BaseException:
         abandon_upload(by=by, upload=upload)
         raise
-    return finish_upload(by=by, upload=upload, held_out=list(held_out_versions(by)[:MOST_HELD_OUT]))
+    return finish_upload(by=by, upload=upload, held_out=newest_held_out(by))
 
 
 files_view = by_method(GET=files, POST=file_create)

@@ -4,6 +4,7 @@ from django.db.models import QuerySet
 
 from stillhouse.accounts.models import Membership
 from stillhouse.core.errors import NotFound
+from stillhouse.datasets.actions import MOST_HELD_OUT
 from stillhouse.datasets.models import DatasetVersion
 from stillhouse.datasets.queries import versions
 from stillhouse.training.models import TrainingRun
@@ -16,10 +17,10 @@ def runs(by: Membership) -> QuerySet[TrainingRun]:
     )
 
 
-def held_out_versions(by: Membership) -> QuerySet[DatasetVersion]:
-    """Versions that runs of the workspace were evaluated on, the newest first."""
+def newest_held_out(by: Membership) -> list[DatasetVersion]:
+    """Versions that runs of the workspace were evaluated on, the newest first, as many as a report takes."""
     evaluated = TrainingRun.objects.filter(workspace=by.workspace).exclude(eval_data=None)
-    return versions(by).filter(pk__in=evaluated.values("eval_data"))
+    return list(versions(by).filter(pk__in=evaluated.values("eval_data"))[:MOST_HELD_OUT])
 
 
 def get_run(by: Membership, run_id: str) -> TrainingRun:

@@ -9,7 +9,7 @@ from stillhouse.datasets.models import Comparison, DatasetVersion, Trial, Versio
 from stillhouse.evaluations.models import Evaluation
 from stillhouse.jobs.models import Job, Kind
 from stillhouse.training.models import RowPreview, TokenCount, TrainingRun
-from workers.contract import EvaluateSpec, InputFile, ValidateSpec
+from workers.contract import EvaluateSpec, InputFile
 
 GRANT_SECONDS = int(blobs.URL_LIFE.total_seconds())
 
@@ -39,7 +39,7 @@ def inputs_for(job: Job) -> list[InputFile]:
     if job.kind == Kind.DERIVE and job.spec.get("dry_run"):
         trial = Trial.objects.select_related("version__upload").get(pk=job.subject)
         return [_original(trial.version, "source-0") if trial.original else _rows("source-0", trial.version)]
-    return [_rows(name, version) for name, version in _versions(job).items()]
+    return [_rows(name, version) for name, version in _versions(job).items()] + _others(job)
 
 
 def _original(version: DatasetVersion, name: str = "data") -> InputFile:
@@ -52,8 +52,8 @@ def _original(version: DatasetVersion, name: str = "data") -> InputFile:
 
 
 def _others(job: Job) -> list[InputFile]:
-    """The held-out rows that a check compares with, in the order of its specification."""
-    wanted = [other.sha256 for other in ValidateSpec.model_validate(job.spec).others]
+    """The held-out rows that a report compares with, in the order of its specification."""
+    wanted = [other["sha256"] for other in job.spec.get("others", [])]
     known = {
         version.trained_sha256: version
         for version in DatasetVersion.objects.filter(

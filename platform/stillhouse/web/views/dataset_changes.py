@@ -15,6 +15,7 @@ from stillhouse.core.errors import UserError
 from stillhouse.datasets.deriving import derive_version
 from stillhouse.datasets.models import DatasetReport, DatasetVersion
 from stillhouse.datasets.queries import get_version, version_by_id, versions
+from stillhouse.training.queries import newest_held_out
 from stillhouse.web.access import in_workspace
 from workers.contract import (
     Append,
@@ -187,8 +188,11 @@ def dataset_change(request: HttpRequest, by: Membership, id: str, number: int) -
     form = request.POST
     others = [version_by_id(by, form["other"])] if form.get("other") else []
     asked = asked_operations(form)
+    held_out, why = newest_held_out(by), form.get("why", "")
     made = [
-        derive_version(by=by, version=version, operations=[operation], others=others, why=form.get("why", ""))
+        derive_version(
+            by=by, version=version, operations=[operation], others=others, why=why, held_out=held_out
+        )
         for operation in asked
     ]
     words = " and ".join(str(each) for each in made)

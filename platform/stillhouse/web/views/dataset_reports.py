@@ -15,6 +15,7 @@ from stillhouse.core.errors import NotFound, UserError
 from stillhouse.datasets import actions
 from stillhouse.datasets.models import DatasetReport, DatasetVersion
 from stillhouse.datasets.queries import get_version
+from stillhouse.training.queries import newest_held_out
 from stillhouse.web.access import in_workspace
 from stillhouse.web.views.dataset_notes import with_comments
 from workers.contract import Mapping, items_of
@@ -106,7 +107,7 @@ def dataset_reading(request: HttpRequest, by: Membership, id: str, number: int) 
         return render(request, "datasets/_preview.html", {"samples": samples, "why": why})
     if isinstance(mapping, str):
         raise UserError("incomplete_reading", mapping, "question", "Choose the columns and try again.")
-    made = actions.read_differently(by=by, version=version, mapping=mapping)
+    made = actions.read_differently(by=by, version=version, mapping=mapping, held_out=newest_held_out(by))
     messages.success(request, f"The file is being read your way: {made}.")
     return redirect("dataset_version", by.workspace.slug, made.dataset_id, made.number)
 

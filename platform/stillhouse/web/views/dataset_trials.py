@@ -15,6 +15,7 @@ from stillhouse.datasets.models import Trial
 from stillhouse.datasets.queries import get_version
 from stillhouse.datasets.trials import start_trial
 from stillhouse.jobs.models import SUCCEEDED
+from stillhouse.training.queries import newest_held_out
 from stillhouse.web.access import in_workspace, is_htmx
 from stillhouse.web.views.dataset_changes import STEP_WORDS, asked_operations
 from workers.contract import Append, DeriveSpec, DropContaining, DropOverlap
@@ -45,7 +46,9 @@ def dataset_trial(request: HttpRequest, by: Membership, id: str) -> HttpResponse
     if request.method == "POST":
         if trial.job.state != SUCCEEDED:
             raise Conflict("not_tried_yet", "The change has not been tried to the end.")
-        made = derive_version(by=by, version=trial.version, operations=spec.operations)
+        made = derive_version(
+            by=by, version=trial.version, operations=spec.operations, held_out=newest_held_out(by)
+        )
         messages.success(request, f"{made} is being made. {trial.version} stays as it is.")
         return redirect("dataset_version", by.workspace.slug, made.dataset_id, made.number)
     context: dict[str, Any] = {

@@ -19,7 +19,7 @@ from stillhouse.datasets.queries import datasets as datasets_of
 from stillhouse.datasets.queries import get_dataset, get_upload, get_version, trainable
 from stillhouse.datasets.quota import room_of
 from stillhouse.jobs.models import SUCCEEDED
-from stillhouse.training.queries import held_out_versions, runs
+from stillhouse.training.queries import newest_held_out, runs
 from stillhouse.web.access import in_workspace, is_htmx, wants_json
 from stillhouse.web.views.dataset_changes import fixes, steps_in_words
 from stillhouse.web.views.dataset_notes import tagged
@@ -177,8 +177,7 @@ def upload_part(request: HttpRequest, by: Membership, id: str, number: int) -> H
 
 @in_workspace("POST", answers_json=True)
 def upload_finish(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
-    held_out = list(held_out_versions(by)[: actions.MOST_HELD_OUT])
-    version = actions.finish_upload(by=by, upload=get_upload(by, id), held_out=held_out)
+    version = actions.finish_upload(by=by, upload=get_upload(by, id), held_out=newest_held_out(by))
     url = reverse("dataset_version", args=[by.workspace.slug, version.dataset_id, version.number])
     messages.success(request, f"The file has arrived: {version}. It is being checked now.")
     return JsonResponse({"version": version.pk, "number": version.number, "url": url})

@@ -9,7 +9,6 @@ from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 
 from stillhouse.accounts.models import Membership
-from stillhouse.datasets.actions import MOST_HELD_OUT
 from stillhouse.datasets.queries import datasets, get_dataset, get_version, trainable, version_by_id
 from stillhouse.datasets.traffic import (
     MOST_PICKS,
@@ -21,7 +20,7 @@ from stillhouse.datasets.traffic import (
 )
 from stillhouse.publishing.models import Alias, Keeping
 from stillhouse.publishing.queries import get_alias
-from stillhouse.training.queries import held_out_versions
+from stillhouse.training.queries import newest_held_out
 from stillhouse.usage.kept import kept_of, rated
 from stillhouse.usage.models import KeptExchange
 from stillhouse.web.access import in_workspace
@@ -84,7 +83,7 @@ def _make(request: HttpRequest, by: Membership, alias: Alias) -> HttpResponse:
         usable_only=every,
         dataset=get_dataset(by, into) if into else None,
         name=form.get("name", ""),
-        held_out=list(held_out_versions(by)[:MOST_HELD_OUT]),
+        held_out=newest_held_out(by),
     )
     messages.success(request, f"{version} holds what you chose. It is being checked now.")
     return redirect("dataset_version", by.workspace.slug, version.dataset_id, version.number)
@@ -100,7 +99,8 @@ def _picks(form: QueryDict, requests: list[str]) -> list[Pick]:
 def traffic_append(request: HttpRequest, by: Membership, id: str, number: int) -> HttpResponse:
     """Add the rows of a version that was made from traffic to another version's, as a new one."""
     version = get_version(by, id, number)
-    made = append_to(by=by, version=version, target=version_by_id(by, request.POST.get("target", "")))
+    target = version_by_id(by, request.POST.get("target", ""))
+    made = append_to(by=by, version=version, target=target, held_out=newest_held_out(by))
     messages.success(request, f"{made} is being made.")
     return redirect("dataset_version", by.workspace.slug, made.dataset_id, made.number)
 
