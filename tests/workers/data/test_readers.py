@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -195,6 +196,21 @@ def bomb_of_zeros() -> bytes:
     return zip_of({"rows.jsonl": b"{}\n" + b"a" * 200_000_000})
 
 
+def bombs_in_one() -> bytes:
+    """Each of them alone would be small enough to be let through."""
+    return zip_of({f"{n}.jsonl": b"{}\n" + b"a" * 40_000_000 for n in range(3)})
+
+
+def overlapping() -> bytes:
+    """Two entries of the directory for the one file."""
+    packed = zip_of({"rows.jsonl": JSONL})
+    end = packed.rindex(b"PK\x05\x06")
+    size, start = struct.unpack_from("<II", packed, end + 12)
+    directory = packed[start : start + size] * 2
+    tail = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 2, 2, len(directory), start, 0)
+    return packed[:start] + directory + tail
+
+
 def workbook_with(part: str, body: bytes) -> bytes:
     out = io.BytesIO()
     with (
@@ -222,6 +238,8 @@ def parquet_bomb() -> bytes:
 
 HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "zip bomb": ("unpacks_too_large", bomb_of_zeros),
+    "zip of small bombs": ("unpacks_too_large", bombs_in_one),
+    "zip whose files overlap": ("damaged_archive", overlapping),
     "gzip bomb": ("unpacks_too_large", lambda: gzip.compress(b'{"a": "' + b"a" * 200_000_000)),
     "workbook bomb": (
         "unpacks_too_large",

@@ -23,7 +23,7 @@ from workers.data.readers.source import (
     Unreadable,
     in_batches,
 )
-from workers.data.readers.streams import GZIP, ZSTD, Bounded, LineFeeds, Recoded, buffered, unpack
+from workers.data.readers.streams import GZIP, ZSTD, Allowance, Bounded, LineFeeds, Recoded, buffered, unpack
 from workers.data.readers.texts import read_json_list, read_json_objects, read_table
 from workers.data.readers.workbooks import read_workbook
 
@@ -169,6 +169,8 @@ def _is_data(info: zipfile.ZipInfo) -> bool:
 
 def _members(path: Path, members: list[zipfile.ZipInfo], limits: Limits, notes: Notes) -> Iterator[Batch]:
     """The rows of one member after the other; names are shown to people and never used as paths."""
+    _check_apart(members)
+    whole = Allowance(path.stat().st_size, limits)
     with zipfile.ZipFile(path) as archive:
         for info in members:
             name = _shown(info.filename)
@@ -180,11 +182,29 @@ def _members(path: Path, members: list[zipfile.ZipInfo], limits: Limits, notes: 
                 raise Unreadable(
                     "encrypted", "This file in the archive has a password. Pack it without.", name
                 )
-            yield from _member(archive, info, name, limits, notes)
+            yield from _member(archive, info, name, limits, notes, whole)
+
+
+def _check_apart(members: list[zipfile.ZipInfo]) -> None:
+    """Members that share their bytes would unpack to the same again and again."""
+    end = 0
+    for info in sorted(members, key=lambda each: each.header_offset):
+        if info.header_offset < end:
+            raise Unreadable(
+                "damaged_archive",
+                "Files in the archive lie over each other. Pack it again.",
+                _shown(info.filename),
+            )
+        end = info.header_offset + info.compress_size
 
 
 def _member(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, limits: Limits, notes: Notes
+    archive: zipfile.ZipFile,
+    info: zipfile.ZipInfo,
+    name: str,
+    limits: Limits,
+    notes: Notes,
+    whole: Allowance,
 ) -> Iterator[Batch]:
     def opened() -> BinaryIO:
         try:
@@ -193,7 +213,7 @@ def _member(
             raise Unreadable(
                 "damaged_archive", "This file in the archive is damaged. Pack it again.", name
             ) from None
-        return buffered(Bounded(inner, info.compress_size, limits, name))
+        return buffered(Bounded(inner, Allowance(info.compress_size, limits), whole, name=name))
 
     with opened() as file:
         head = file.read(HEAD)

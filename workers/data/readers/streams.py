@@ -14,12 +14,30 @@ GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 READ = 1 << 20
 
 
-class Bounded(io.RawIOBase):
-    """What a stream unpacks to, refused beyond the limits: the sizes that a file claims are not believed."""
+class Allowance:
+    """How much `packed` bytes may unpack to: the sizes that a file claims are not believed."""
 
-    def __init__(self, inner: IO[bytes], packed: int, limits: Limits, name: str = "") -> None:
-        self._inner, self._name, self._read = inner, name, 0
+    def __init__(self, packed: int, limits: Limits) -> None:
         self._most = min(limits.unpacked_bytes, max(limits.free_bytes, packed * limits.ratio))
+        self._read = 0
+
+    def take(self, count: int, name: str) -> None:
+        """Raises Unreadable `unpacks_too_large`."""
+        self._read += count
+        if self._read > self._most:
+            raise Unreadable(
+                "unpacks_too_large",
+                f"This unpacks to more than {self._most:,} bytes, far more than its size suggests. "
+                "Upload it unpacked, or in parts.",
+                name,
+            )
+
+
+class Bounded(io.RawIOBase):
+    """What a stream unpacks to, refused beyond what it is allowed."""
+
+    def __init__(self, inner: IO[bytes], *allowed: Allowance, name: str = "") -> None:
+        self._inner, self._name, self._allowed = inner, name, allowed
 
     def readable(self) -> bool:
         return True
@@ -35,14 +53,8 @@ class Bounded(io.RawIOBase):
                 "The packed data is damaged or cut off. Pack the file again, or upload it unpacked.",
                 self._name,
             ) from None
-        self._read += len(data)
-        if self._read > self._most:
-            raise Unreadable(
-                "unpacks_too_large",
-                f"This unpacks to more than {self._most:,} bytes, far more than its size suggests. "
-                "Upload it unpacked, or in parts.",
-                self._name,
-            )
+        for allowance in self._allowed:
+            allowance.take(len(data), self._name)
         buffer[: len(data)] = data
         return len(data)
 
@@ -63,7 +75,7 @@ def unpack(file: BinaryIO, magic: bytes, packed: int, limits: Limits) -> BinaryI
         import pyarrow as pa  # noqa: PLC0415 - only a few files need it, and it takes a while to load
 
         inner = cast(IO[bytes], pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"))
-    return buffered(Bounded(inner, packed, limits))
+    return buffered(Bounded(inner, Allowance(packed, limits)))
 
 
 class LineFeeds(io.RawIOBase):

@@ -9,7 +9,7 @@ from xml.etree.ElementTree import ParseError
 from defusedxml.common import DefusedXmlException
 
 from workers.data.readers.source import Limits, Notes, RawRow, Unreadable
-from workers.data.readers.streams import Bounded
+from workers.data.readers.streams import Allowance, Bounded
 from workers.data.readers.texts import column_names, is_header
 
 ERRORS = frozenset({"#N/A", "#VALUE!", "#REF!", "#DIV/0!", "#NUM!", "#NAME?", "#NULL!"})
@@ -57,7 +57,7 @@ def _weigh(file: IO[bytes], limits: Limits, source: str) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             for info in archive.infolist():
-                with Bounded(archive.open(info), info.compress_size, limits, source) as part:
+                with Bounded(archive.open(info), Allowance(info.compress_size, limits), name=source) as part:
                     while part.read(1 << 20):
                         pass
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError):
