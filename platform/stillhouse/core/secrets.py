@@ -18,6 +18,12 @@ def digest(purpose: str, secret: str) -> str:
     return hmac.new(derived_key(purpose), secret.encode(), hashlib.sha256).hexdigest()
 
 
+def bearer_token(authorization: str) -> str:
+    """The token of an Authorization header; empty where there is none or it is of another kind."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
 def same(left: str, right: str) -> bool:
     """Whether two secrets are equal, in a time that does not depend on where they differ."""
     return hmac.compare_digest(left.encode(), right.encode())

@@ -12,7 +12,7 @@ from stillhouse.accounts.access import require
 from stillhouse.accounts.models import Membership
 from stillhouse.audit.actions import record
 from stillhouse.core import blobs
-from stillhouse.core.blobs import Blob
+from stillhouse.core.blobs import Blob, Readable
 from stillhouse.core.errors import Conflict, NotFound, UserError
 from stillhouse.core.locks import held
 from stillhouse.core.text import clean_name, storable_json
@@ -117,6 +117,17 @@ def arrived_parts(*, by: Membership, upload: Upload) -> list[int]:
     return sorted(
         {part.part_number for part in arrived if part.size == upload.bytes_of_part(part.part_number)}
     )
+
+
+def send_file(*, by: Membership, dataset: Dataset, filename: str, size: int, content: Readable) -> Upload:
+    """An upload of what this process itself holds, all of it in the store. Raises as `start_upload`."""
+    upload = start_upload(by=by, dataset=dataset, filename=filename, size=size)
+    try:
+        blobs.send_parts(upload.staging_key, upload.storage_upload_id, upload.part_size, content)
+    except BaseException:
+        abandon_upload(by=by, upload=upload)  # it would count against the quota
+        raise
+    return upload
 
 
 def finish_upload(

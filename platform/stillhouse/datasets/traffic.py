@@ -16,10 +16,9 @@ from django.db import transaction
 from stillhouse.accounts.access import require
 from stillhouse.accounts.models import Membership
 from stillhouse.audit.actions import record
-from stillhouse.core import blobs
 from stillhouse.core.errors import Conflict, NotFound, UserError
 from stillhouse.core.text import storable
-from stillhouse.datasets.actions import abandon_upload, create_dataset, finish_upload, start_upload
+from stillhouse.datasets.actions import create_dataset, finish_upload, send_file
 from stillhouse.datasets.deriving import derive_version
 from stillhouse.datasets.models import Dataset, DatasetVersion, TrafficSource
 from stillhouse.datasets.quota import check_room
@@ -143,12 +142,8 @@ def make_from_traffic(
     if dataset is None:
         dataset = create_dataset(by=by, name=name)
     first, last = chosen[0].at, chosen[-1].at
-    upload = start_upload(by=by, dataset=dataset, filename=f"{alias}-{first:%Y-%m-%d}.jsonl", size=len(body))
-    try:
-        blobs.send_parts(upload.staging_key, upload.storage_upload_id, upload.part_size, BytesIO(body))
-    except Exception:
-        abandon_upload(by=by, upload=upload)  # it would count against the quota
-        raise
+    filename = f"{alias}-{first:%Y-%m-%d}.jsonl"
+    upload = send_file(by=by, dataset=dataset, filename=filename, size=len(body), content=BytesIO(body))
     source = TrafficSource.objects.create(
         upload=upload,
         alias=alias,

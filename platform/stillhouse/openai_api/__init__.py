@@ -5,6 +5,7 @@
 | access.py | a key with the scope `training` becomes its maker's membership; errors in OpenAI's form |
 | files.py | a file is a dataset version |
 | jobs.py | a fine-tuning job is a training run |
+| events.py | what happened to a run, as a job's events |
 | requests.py | what a request for a job may say |
 | shapes.py | both as JSON |
 | pages.py | lists, a page at a time |

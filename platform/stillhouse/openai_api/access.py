@@ -11,6 +11,7 @@ from stillhouse.accounts.keys import TRAINING
 from stillhouse.accounts.models import Membership
 from stillhouse.accounts.queries import member_of_key
 from stillhouse.core.errors import UserError
+from stillhouse.core.secrets import bearer_token
 
 P = ParamSpec("P")
 View = Callable[..., HttpResponseBase]
@@ -41,7 +42,8 @@ def by_method(**handlers: Handler[Any]) -> View:
                 raise UserError(
                     "method_not_allowed", f"This address takes {' or '.join(handlers)} requests.", status=405
                 )
-            return handler(request, member_of_key(_bearer(request), TRAINING), **path)
+            secret = bearer_token(request.headers.get("Authorization", ""))
+            return handler(request, member_of_key(secret, TRAINING), **path)
         except UserError as error:
             return refusal(error)
 
@@ -62,8 +64,3 @@ def refusal(error: UserError) -> HttpResponse:
     else:
         response["x-should-retry"] = "false"
     return response
-
-
-def _bearer(request: HttpRequest) -> str:
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""

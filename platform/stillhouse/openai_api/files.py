@@ -8,13 +8,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonRes
 from stillhouse.accounts.models import Membership
 from stillhouse.core import blobs
 from stillhouse.core.errors import Conflict, UserError
-from stillhouse.datasets.actions import (
-    abandon_upload,
-    check_file,
-    create_dataset,
-    finish_upload,
-    start_upload,
-)
+from stillhouse.datasets.actions import check_file, create_dataset, finish_upload, send_file
 from stillhouse.datasets.models import Dataset, DatasetVersion
 from stillhouse.datasets.queries import check_not_erased, datasets, version_by_id, versions
 from stillhouse.openai_api.access import by_method
@@ -94,12 +88,7 @@ def _version_of(by: Membership, dataset: Dataset, sent: "UploadedFile[bytes]") -
     if same is not None:
         return same
     sent.seek(0)
-    upload = start_upload(by=by, dataset=dataset, filename=sent.name or "", size=sent.size or 0)
-    try:
-        blobs.send_parts(upload.staging_key, upload.storage_upload_id, upload.part_size, sent)
-    except BaseException:
-        abandon_upload(by=by, upload=upload)
-        raise
+    upload = send_file(by=by, dataset=dataset, filename=sent.name or "", size=sent.size or 0, content=sent)
     return finish_upload(by=by, upload=upload, held_out=newest_held_out(by))
 
 

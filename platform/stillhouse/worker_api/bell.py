@@ -15,7 +15,7 @@ import psycopg
 from pydantic import ValidationError
 
 from stillhouse.core.notify import POOLS
-from stillhouse.core.secrets import same
+from stillhouse.core.secrets import bearer_token, same
 from workers.contract import PoolWait, Refusal
 
 logger = logging.getLogger(__name__)
@@ -115,9 +115,7 @@ class Bell:
 
 
 def _bearer(headers: list[tuple[bytes, bytes]]) -> str:
-    given = dict(headers).get(b"authorization", b"").decode("latin-1")
-    scheme, _, token = given.partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
+    return bearer_token(dict(headers).get(b"authorization", b"").decode("latin-1"))
 
 
 async def _body(receive: Receive) -> bytes:

@@ -13,7 +13,7 @@ from django.views.decorators.http import require_POST
 from pydantic import ValidationError
 
 from stillhouse.core.errors import UserError
-from stillhouse.core.secrets import same
+from stillhouse.core.secrets import bearer_token, same
 from stillhouse.core.text import storable_json
 from stillhouse.jobs.errors import Refused
 from stillhouse.jobs.models import Worker
@@ -81,8 +81,7 @@ def check(message_type: type[M], value: object) -> M:
 
 def bearer(request: HttpRequest) -> str:
     """The token of the Authorization header, or ""."""
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    return given.strip() if scheme.lower() == "bearer" else ""
+    return bearer_token(request.headers.get("Authorization", ""))
 
 
 def _check_bearer(request: HttpRequest, token: str) -> Worker | None:
