@@ -1,13 +1,17 @@
 """The ASGI entries as processes of their own, started as production starts them."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
+import pytest
 from django.conf import settings
 
 from tests.web.gateway.engine import free_port, wait_until
@@ -46,3 +50,26 @@ def uvicorn(application: str = ALONE, **environment: str) -> Iterator[Server]:
     finally:
         process.terminate()
         assert process.wait(timeout=15) in (0, -9, -15)
+
+
+def kill_in_the_middle(
+    server: Server, *, headers: Mapping[str, str], body: Mapping[str, Any], patience: float = 10
+) -> None:
+    """Ask for a chat as a stream, and `kill -9` the server once 40 lines have come, in `patience` seconds."""
+    received = threading.Event()
+
+    def stream() -> None:
+        with (
+            pytest.raises(httpx.TransportError),
+            server.client.stream("POST", "/v1/chat/completions", headers=headers, json=body) as answer,
+        ):
+            for number, _ in enumerate(answer.iter_lines()):
+                if number == 40:
+                    received.set()
+
+    reader = threading.Thread(target=stream)
+    reader.start()
+    assert received.wait(patience)
+    server.process.send_signal(signal.SIGKILL)
+    server.process.wait(10)
+    reader.join(10)

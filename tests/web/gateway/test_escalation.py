@@ -1,8 +1,6 @@
 """A larger model elsewhere: when it is asked, what it is sent, what it costs. A second engine plays it."""
 
 import json
-import signal
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +26,7 @@ from stillhouse.usage.models import EscalationHold, UsageHour, UsageRecord
 from tests.web.gateway.cable import Cable
 from tests.web.gateway.engine import Engine, Script, wait_until
 from tests.web.gateway.house import House, Serve, Serving, gateway_config
-from tests.web.gateway.process import uvicorn
+from tests.web.gateway.process import kill_in_the_middle, uvicorn
 from tests.web.gateway.test_shares import settle
 
 ASK: Any = [{"role": "user", "content": "Which clause is this?"}]
@@ -291,29 +289,13 @@ def test_a_gateway_killed_over_an_escalation_leaves_its_row_and_its_cost(
     start_escalation(by=house.lead, alias=stable, terms=terms(remote))
     house.engine.script = Script(text='{"type": "fe', finish="length")
     remote.script = Script(text="x" * 500, piece=1, pause=0.02)
-    received = threading.Event()
     with uvicorn(SPOOL_DIR=str(tmp_path), ESCALATION_DESTINATIONS=destinations[0]) as server:
-
-        def stream() -> None:
-            with (
-                pytest.raises(httpx.TransportError),
-                server.client.stream(
-                    "POST",
-                    "/v1/chat/completions",
-                    headers={"authorization": f"Bearer {house.secret}"},
-                    json={"model": "clauses", "messages": ASK, "stream": True, "response_format": SCHEMA},
-                ) as answer,
-            ):
-                for number, _ in enumerate(answer.iter_lines()):
-                    if number == 40:
-                        received.set()
-
-        reader = threading.Thread(target=stream)
-        reader.start()
-        assert received.wait(15)
-        server.process.send_signal(signal.SIGKILL)
-        server.process.wait(10)
-        reader.join(10)
+        kill_in_the_middle(
+            server,
+            headers={"authorization": f"Bearer {house.secret}"},
+            body={"model": "clauses", "messages": ASK, "stream": True, "response_format": SCHEMA},
+            patience=15,
+        )
     assert wait_until(lambda: remote.aborted == 1), "the remote model stops, too"
     (hold,) = EscalationHold.objects.all()
     assert hold.amount > 4096 * 10_000, "still set aside: nobody knows yet what it came to"

@@ -1,14 +1,10 @@
 """Every request is in the ledger once: through outages of Postgres, a full disk and a killed gateway."""
 
 import os
-import signal
-import threading
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psycopg
-import pytest
 
 from stillhouse.gateway.config import GatewayConfig
 from stillhouse.gateway.inflight import Inflight, read_inflight
@@ -20,7 +16,7 @@ from tests.registry import DEMO_BASE
 from tests.web.gateway.cable import Cable
 from tests.web.gateway.engine import Script, wait_until
 from tests.web.gateway.house import House, Serve, Serving, gateway_config
-from tests.web.gateway.process import uvicorn
+from tests.web.gateway.process import kill_in_the_middle, uvicorn
 
 ASK: Any = [{"role": "user", "content": "Which clause is this?"}]
 
@@ -155,25 +151,7 @@ def test_a_killed_gateway_loses_no_request(house: House, alias: str, tmp_path: P
             for _ in range(20):
                 assert ask("/v1/chat/completions", headers=headers, json=body).status_code == 200
             house.engine.script = Script(text="x" * 500, piece=1, pause=0.02)
-            received = threading.Event()
-
-            def stream() -> None:
-                with (
-                    pytest.raises(httpx.TransportError),
-                    server.client.stream(
-                        "POST", "/v1/chat/completions", headers=headers, json={**body, "stream": True}
-                    ) as answer,
-                ):
-                    for number, _ in enumerate(answer.iter_lines()):
-                        if number == 40:
-                            received.set()
-
-            reader = threading.Thread(target=stream)
-            reader.start()
-            assert received.wait(10)
-            server.process.send_signal(signal.SIGKILL)
-            server.process.wait(10)
-            reader.join(10)
+            kill_in_the_middle(server, headers=headers, body={**body, "stream": True})
         assert wait_until(lambda: house.engine.aborted == 1)
     assert UsageRecord.objects.count() <= 1
     with uvicorn(SPOOL_DIR=str(tmp_path)):
