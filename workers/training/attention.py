@@ -13,7 +13,7 @@ QUERY_BLOCK = 256
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pack: Pack, scale: float) -> torch.Tensor:
-    """q [T, heads, d], k and v [T, kv_heads, d] -> [T, heads, d]."""
+    """q [T, heads, d], k and v [T, kv_heads, d] -> [T, heads, d] of v's dtype; q and k may be fp32 on a CPU."""
     if q.device.type == "cuda":
         # Imported here: it loads a good part of torch's compiler.
         from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415
@@ -49,12 +49,12 @@ class BlockAttention(torch.autograd.Function):
         ctx.save_for_backward(q, k, v)
         ctx.buckets, ctx.scale = buckets, scale
         # Places of no document get nothing, and give nothing.
-        out = torch.zeros(q.shape, dtype=q.dtype)
+        out = torch.zeros(q.shape, dtype=v.dtype)
         for bucket in buckets:
             queries, keys, values = (_rectangle(each, bucket, k.shape[1]) for each in (q, k, v))
-            found = torch.empty_like(queries)
+            found = torch.empty_like(queries, dtype=v.dtype)
             for block, seen in _blocks(bucket.length):
-                weights = _weights(queries[:, :, block], keys[:, 0, :seen], scale)
+                weights = _weights(queries[:, :, block], keys[:, 0, :seen], scale).to(v.dtype)
                 found[:, :, block] = torch.bmm(weights, values[:, 0, :seen]).unflatten(
                     1, (queries.shape[1], -1)
                 )
@@ -78,11 +78,16 @@ class BlockAttention(torch.autograd.Function):
 def _bucket_gradients(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, gradient: torch.Tensor, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    dq, dk, dv = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
+    low = values.dtype
+    dq, dk, dv = (
+        torch.empty_like(queries, dtype=low),
+        torch.zeros_like(keys, dtype=low),
+        torch.zeros_like(values),
+    )
     for block, seen in _blocks(queries.shape[2]):
-        k, v = keys[:, 0, :seen], values[:, 0, :seen]
-        q, upstream = queries[:, :, block].flatten(1, 2), gradient[:, :, block].flatten(1, 2)
-        weights = _weights(queries[:, :, block], k, scale)
+        k, v = keys[:, 0, :seen].to(low), values[:, 0, :seen]
+        q, upstream = queries[:, :, block].flatten(1, 2).to(low), gradient[:, :, block].flatten(1, 2)
+        weights = _weights(queries[:, :, block], keys[:, 0, :seen], scale).to(low)
         inner = torch.bmm(upstream, v.transpose(1, 2))
         inner = torch._softmax_backward_data(inner, weights, -1, weights.dtype).mul_(scale)
         dq[:, :, block] = torch.bmm(inner, k).unflatten(1, (queries.shape[1], -1))
@@ -98,9 +103,9 @@ def _weights(queries: torch.Tensor, keys: torch.Tensor, scale: float) -> torch.T
     """
     shared, group, count, _ = queries.shape
     seen = keys.shape[1]
-    scores = torch.bmm(queries.flatten(1, 2).float().mul_(scale), keys.float().transpose(1, 2))
+    scores = torch.bmm(queries.flatten(1, 2).float() * scale, keys.float().transpose(1, 2))
     scores.view(shared, group, count, seen)[..., seen - count :].add_(_later(count, scores.dtype))
-    return torch.softmax(scores, -1).to(queries.dtype)
+    return torch.softmax(scores, -1)
 
 
 @functools.cache
@@ -129,4 +134,4 @@ def _put_back(whole: torch.Tensor, rectangle: torch.Tensor, bucket: Bucket) -> N
     """The other way round, into the rows of the pack."""
     _, group, length, d = rectangle.shape
     split = rectangle.view(bucket.documents, -1, group, length, d).permute(0, 3, 1, 2, 4)
-    whole[bucket.rows] = split.reshape(bucket.documents * length, -1, d)[bucket.places]
+    whole[bucket.rows] = split.reshape(bucket.documents * length, -1, d)[bucket.places].to(whole.dtype)

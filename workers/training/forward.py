@@ -1,6 +1,6 @@
 """The decoder of Llama, Qwen2 and Qwen3 over packs. The weights are those of transformers' modules."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -49,19 +49,24 @@ class Block:
     def queries_keys_values(
         self, hidden: torch.Tensor, rotation: Rotation, run: Run
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """hidden [T, hidden] -> queries [T, heads, d], keys and values [T, kv_heads, d], rotated."""
-        found = FusedLinears.apply(normed(self.input_norm, hidden), self.qkv, self.widths, run)
+        """hidden [T, hidden] -> queries [T, heads, d], keys and values [T, kv_heads, d], rotated.
+
+        Values are bf16; queries and keys are too on a GPU, and fp32 on a CPU.
+        """
+        x = normed(self.input_norm, hidden).to(torch.bfloat16)
+        found = FusedLinears.apply(x, self.qkv, self.widths, run)
         q, k, v = (each.unflatten(1, (-1, self.head_dim)) for each in found)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = normed(self.q_norm, q), normed(self.k_norm, k)
         # A copy of the values: as a view they would keep the queries and keys before their rotation.
-        return Rotate.apply(q, *rotation), Rotate.apply(k, *rotation), v.contiguous()
+        values = v.to(torch.bfloat16, memory_format=torch.contiguous_format, copy=True)
+        return Rotate.apply(q, *rotation), Rotate.apply(k, *rotation), values
 
     def rest(self, hidden: torch.Tensor, attended: torch.Tensor, run: Run) -> torch.Tensor:
         """The block's input and what attention made of it [T, heads, d] -> the block's output [T, hidden]."""
         (width,) = hidden.shape[1:]
         hidden = hidden + FusedLinears.apply(attended.flatten(1), self.o, (width,), run)
-        inner = normed(self.middle_norm, hidden)
+        inner = normed(self.middle_norm, hidden).to(torch.bfloat16)
         return hidden + FusedMlp.apply(inner, self.gate_up, self.down, run)
 
 
@@ -102,7 +107,7 @@ class Decoder:
             hidden.requires_grad_()
         for block in self.blocks:
             hidden = self._through(block, hidden, rotation, pack, run)
-        return normed(self._final_norm, hidden.index_select(0, pack.where))
+        return normed(self._final_norm, hidden.index_select(0, pack.where)).to(torch.bfloat16)
 
     def refresh(self) -> None:
         """To be called after every change of the masters."""
@@ -157,7 +162,7 @@ class Decoder:
     def _block(self, layer: Any, scratch: Scratch | None) -> Block:
         attention = layer.self_attn
         qkv, o, gate_up, down = (
-            self._group([layer.get_submodule(name) for name in names], scratch) for names in GROUPS
+            self._group(names, [layer.get_submodule(name) for name in names], scratch) for names in GROUPS
         )
         for norm in (layer.input_layernorm, layer.post_attention_layernorm):
             norm.to(self.device)
@@ -181,7 +186,7 @@ class Decoder:
             scale=attention.scaling,
         )
 
-    def _group(self, modules: list[Any], scratch: Scratch | None) -> LinearGroup:
+    def _group(self, names: Sequence[str], modules: list[Any], scratch: Scratch | None) -> LinearGroup:
         adapted = [module for module in modules if _is_adapted(module)]
         inner = self.spec.rank * len(adapted)
         linears = [_linear(module) for module in modules]
@@ -201,13 +206,22 @@ class Decoder:
                         *self.masters.views([_b(module)], self.spec.rank),
                     )
                 )
-        return LinearGroup(weights, a, a_gradient, targets, self.spec.alpha / self.spec.rank)
+        return LinearGroup(
+            weights,
+            a,
+            a_gradient,
+            targets,
+            self.spec.alpha / self.spec.rank,
+            # Of all that bf16 rounds, queries and keys move the loss and the gradients of keys most: softmax
+            # magnifies their errors. It costs a tenth of the products.
+            fp32_outputs="self_attn.k_proj" in names and self.device.type == "cpu",
+        )
 
 
 def normed(norm: Any, x: torch.Tensor) -> torch.Tensor:
-    """RMS norm over the last dimension, in fp32 inside, of x in bf16 or fp32; ready to be multiplied."""
+    """RMS norm over the last dimension, in fp32 inside, of x in bf16 or fp32, which it stays."""
     weight = norm.weight.to(x.dtype)
-    return F.rms_norm(x, weight.shape, weight, norm.variance_epsilon).to(torch.bfloat16)
+    return F.rms_norm(x, weight.shape, weight, norm.variance_epsilon)
 
 
 class Rotate(torch.autograd.Function):

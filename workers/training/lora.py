@@ -75,6 +75,8 @@ class LinearGroup:
         a_gradient: torch.Tensor,
         targets: Sequence[Target],
         scale: float,
+        *,
+        fp32_outputs: bool = False,
     ) -> None:
         self.weights = weights
         self.a = a
@@ -83,6 +85,7 @@ class LinearGroup:
         """The same in fp32."""
         self.targets = targets
         self.scale = scale
+        self.fp32_outputs = fp32_outputs
         self.refresh()
 
     def refresh(self) -> None:
@@ -96,18 +99,20 @@ class LinearGroup:
         matrix, bias = self.weights.matrix(self.a), self.weights.bias
         outputs = self.weights.outputs
         dropped = None
-        if not run.adapter or run.dropout:
-            y = F.linear(x, matrix[:outputs], None if bias is None else bias[:outputs])
-            h = x.new_empty(len(x), 0)
-        else:
-            both = F.linear(x, matrix, bias)
-            y, h = both[:, :outputs], both[:, outputs:]
         if run.adapter and run.dropout:
             dropped = F.dropout(torch.ones_like(x), run.dropout)
-            h = (x * dropped) @ self.a.T
+        if self.fp32_outputs:
+            # On a CPU torch rounds what a bf16 product gives to bf16.
+            x, matrix, bias = x.float(), matrix.float(), None if bias is None else bias.float()
+        if run.adapter and dropped is None:
+            both = F.linear(x, matrix, bias)
+            y, h = both[:, :outputs], both[:, outputs:]
+        else:
+            y = F.linear(x, matrix[:outputs], None if bias is None else bias[:outputs])
+            h = x.new_empty(len(x), 0) if dropped is None else (x * dropped) @ matrix[outputs:].T
         if run.adapter:
             for target in self.targets:
-                y[:, target.outputs].addmm_(h[:, target.inner], target.b.T, alpha=self.scale)
+                y[:, target.outputs].addmm_(h[:, target.inner], target.b.T.to(y.dtype), alpha=self.scale)
         return y, h, dropped
 
     def upstream(self, tokens: int) -> torch.Tensor:
@@ -150,7 +155,7 @@ class FusedLinears(torch.autograd.Function):
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         y, h, dropped = group.forward(x, run)
         # A copy, since h would keep all of the outputs alive.
-        ctx.save_for_backward(x, h.clone(), dropped)
+        ctx.save_for_backward(x, h.to(x.dtype, copy=True), dropped)
         ctx.group = group
         return y if len(widths) == 1 else y.split(list(widths), dim=1)
 

@@ -35,7 +35,7 @@ def test_peak_memory_is_within_a_tenth_of_what_was_measured(tokens: int, mib: in
 
 
 def test_a_layer_keeps_what_the_saved_tensors_say() -> None:
-    assert layer_activation_bytes(SMOL, TrainSpec(), "cpu") == pytest.approx(16_378, rel=0.01)
+    assert layer_activation_bytes(SMOL, TrainSpec(), "cpu") == pytest.approx(17_952, rel=0.01)
 
 
 def test_smaller_plans_need_less_and_larger_packs_more() -> None:
