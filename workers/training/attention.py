@@ -13,7 +13,7 @@ QUERY_BLOCK = 256
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pack: Pack, scale: float) -> torch.Tensor:
-    """q [T, heads, d], k and v [T, kv_heads, d] -> [T, heads, d] of v's dtype; q and k may be fp32 on a CPU."""
+    """q [T, heads, d], k and v [T, kv_heads, d] -> [T, heads, d] of v's dtype; q, k may be fp32 on a CPU."""
     if q.device.type == "cuda":
         # Imported here: it loads a good part of torch's compiler.
         from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415
