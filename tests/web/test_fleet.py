@@ -12,7 +12,7 @@ from pytest_django.fixtures import Settings
 
 from stillhouse.audit.models import AuditEvent
 from stillhouse.jobs.models import Enrolment, Worker
-from tests.registry import started_run
+from tests.registry import at_once, started_run
 from tests.world import World
 from workers.contract import CONTRACT_VERSION
 
@@ -55,6 +55,15 @@ def test_a_token_enrols_one_worker_once(db: None) -> None:
     assert first.json()["secret"] not in str(Worker.objects.values()) and token not in str(
         Enrolment.objects.values()
     )
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_that_enrol_at_once_with_one_token_one_does(world: World) -> None:
+    token = command("enrol", "gpu-7")["token"]
+    answers = at_once(*[lambda: post("enrol", token, worker="gpu-7")] * 3)
+    assert sorted(answer.status_code for answer in answers) == [200, 401, 401]
+    [secret] = [answer.json()["secret"] for answer in answers if answer.status_code == 200]
+    assert post("hello", secret, worker="gpu-7", facts=FACTS).status_code == 200
 
 
 def test_a_worker_works_with_its_own_secret_under_its_own_name(world: World) -> None:
@@ -104,6 +113,30 @@ def test_a_worker_of_an_older_contract_is_told_so_and_shown(world: World) -> Non
     assert response.status_code == 426 and "Upgrade the worker" in response.json()["message"]
     page = world.client(world.expert).get("/w/acme/fleet/").content.decode()
     assert "gpu-old" in page and f"It speaks contract {old}" in page
+
+
+def test_a_worker_cannot_call_another_one_old(world: World) -> None:
+    """By naming it in a message of an older contract: such a worker would lose its slots."""
+    assert post("hello", enrolled("gpu-7"), worker="gpu-7", facts=FACTS).status_code == 200
+    for bearer in (enrolled("gpu-8"), django_settings.WORKER_TOKEN):
+        assert post("hello", bearer, worker="gpu-7", contract=1).status_code == 401
+    assert Worker.objects.get(name="gpu-7").slots == 1
+
+
+def test_a_worker_whose_disk_is_broken_is_shown_with_the_next_step(world: World) -> None:
+    """Where it is the only one: its jobs wait, and their pages say where to look."""
+    run = started_run(world.expert)
+    trouble = "It cannot write to its WORK_DIR (Read-only file system). Mend <that> disk."
+    broken = {**FACTS, "slots": 0, "trouble": trouble}
+    post("hello", django_settings.WORKER_TOKEN, worker="gpu-7", facts=broken)
+    page = world.client(world.expert).get("/w/acme/fleet/").content.decode()
+    assert "in trouble" in page and "Mend &lt;that&gt; disk." in page and "It gets no work." in page
+    told = world.client(world.expert).get("/w/acme/fleet/", headers={"accept": "application/json"}).json()
+    assert [(row["state"], row["trouble"]) for row in told["workers"]] == [("in trouble", trouble)]
+    said = world.client(world.expert).get(f"/w/acme/runs/{run.pk}/").content.decode()
+    assert "No gpu worker takes work now; the page Fleet says why" in said
+    post("hello", django_settings.WORKER_TOKEN, worker="gpu-7", facts=FACTS)
+    assert "in trouble" not in world.client(world.expert).get("/w/acme/fleet/").content.decode()
 
 
 def test_the_fleet_is_changed_by_its_administrators_only(world: World, settings: Settings) -> None:

@@ -44,10 +44,12 @@ class PlatformStandIn:
     """Pools whose agents stood at the doorbell."""
     rings: threading.Event = field(default_factory=threading.Event)
     """Set: the doorbell rings, once."""
+    claims: list[dict[str, Any]] = field(default_factory=list)
     finishes: list[dict[str, Any]] = field(default_factory=list)
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
     hellos: list[dict[str, Any]] = field(default_factory=list)
     draining: bool = False
+    hello_refusal: Refusal | None = None
     grants: int = 0
     downloads: int = 0
     tokens: set[str] = field(default_factory=set)
@@ -99,6 +101,7 @@ def _handler(platform: PlatformStandIn) -> type[BaseHTTPRequestHandler]:
             platform.tokens.add(self.headers["authorization"])
             *_, subject, call = self.path.split("/")
             if call == "claim":
+                platform.claims.append(body)
                 self._reply(*platform.claim(subject))
             elif call == "report":
                 platform.reports.append(body)
@@ -113,7 +116,8 @@ def _handler(platform: PlatformStandIn) -> type[BaseHTTPRequestHandler]:
                 self._send(200, json.dumps({"uploads": grants}).encode())
             elif call == "hello":
                 platform.hellos.append(body)
-                self._reply(200, HelloAnswer(draining=platform.draining))
+                refusal = platform.hello_refusal
+                self._reply(426 if refusal else 200, refusal or HelloAnswer(draining=platform.draining))
             elif call == "checkpoints":
                 platform.checkpoints.append(body)
                 self._reply(200, None)

@@ -16,6 +16,9 @@ class ClaimRequest(Message):
 
     worker: str = Field(min_length=1, max_length=120)
     """Name of the worker, shown to people."""
+    key: str = Field(default="", max_length=64)
+    """Made up anew for every claim. Asked again with it, because the answer was lost on the way, the platform
+    gives the same attempt again; without one it cannot tell, and the attempt is lost with its answer."""
     contract: int = CONTRACT_VERSION
 
 
@@ -78,6 +81,8 @@ class WorkerFacts(Message):
     """Cores that it may use; 0: not said."""
     disk_free_bytes: int = Field(default=0, ge=0)
     """Free where job folders live."""
+    trouble: str = Field(default="", max_length=400)
+    """Why it takes no job although it lives, and what to do, for a person. Empty: it takes jobs."""
     versions: dict[str, str] = {}
     """Python, and the libraries that decide a training run."""
 

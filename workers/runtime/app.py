@@ -72,20 +72,19 @@ def clean_up(**_: object) -> None:
 
 @worker_ready.connect
 def say_hello(sender: Any = None, **_: object) -> None:
-    """From now on the platform knows that this worker lives, and this worker whether it is to drain.
+    """From now on the platform knows that this worker lives, and this worker whether it gets work.
 
-    A drained worker leaves the doorbells of its queues to the others. The consumer is not for other threads,
-    so its own loop is asked.
+    One that gets none (drained, refused, its disk broken) leaves the doorbells of its queues to the others.
+    The consumer is not for other threads, so its own loop is asked.
     """
     queues = list(app.amqp.queues.consume_from)
 
-    def drain(draining: bool) -> None:
-        log.info("draining" if draining else "working again")
-        change = sender.cancel_task_queue if draining else sender.add_task_queue
+    def rest(resting: bool) -> None:
+        change = sender.cancel_task_queue if resting else sender.add_task_queue
         for queue in queues:
             sender.hub.call_soon(change, queue)
 
-    Presence(settings, settings.token, ",".join(queues), drain).start()
+    Presence(settings, settings.token, ",".join(queues), rest).start()
 
 
 @worker_shutting_down.connect

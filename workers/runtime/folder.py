@@ -17,6 +17,8 @@ JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 KEPT_SECONDS = 3 * 24 * 3600
 """A folder nobody touched for this long holds no checkpoint worth waiting for."""
 LOCK = "lock"
+JOBS = "jobs"
+"""Folder in WORK_DIR with a folder for each job."""
 
 
 class FolderBusy(Exception):
@@ -29,7 +31,7 @@ class JobFolder:
     def __init__(self, work_dir: Path, job: str) -> None:
         if not JOB_ID.fullmatch(job):
             raise ValueError("a job id holds letters, digits, - and _ only")
-        self.path = work_dir / "jobs" / job
+        self.path = work_dir / JOBS / job
         self._lock: int | None = None
 
     @property
@@ -92,7 +94,7 @@ def remove_old_folders(work_dir: Path, older_than: float = KEPT_SECONDS) -> list
     Only folders that carry our lock file: anything else in WORK_DIR is somebody else's.
     """
     removed = []
-    for path in sorted((work_dir / "jobs").glob("*")):
+    for path in sorted((work_dir / JOBS).glob("*")):
         lock = path / LOCK
         if (
             not JOB_ID.fullmatch(path.name)

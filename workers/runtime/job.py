@@ -1,7 +1,6 @@
 """One attempt of one job, from claim to finish."""
 
 import logging
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -28,9 +27,10 @@ from workers.runtime.checkpoints import CheckpointKeeper, restore
 from workers.runtime.child import CANCELLED, NO_SPACE
 from workers.runtime.childjob import ChildJob, ChildResult
 from workers.runtime.client import WorkerClient
+from workers.runtime.disk import trouble_with
 from workers.runtime.events import Tracker
 from workers.runtime.folder import FolderBusy, JobFolder
-from workers.runtime.outcome import DISK_FULL, FULL, JobCancelled, JobFailed, JobLost, failure_of
+from workers.runtime.outcome import DISK_FULL, JobCancelled, JobFailed, JobLost, failure_of
 from workers.runtime.process import Child
 from workers.runtime.reporter import Reporter
 from workers.runtime.settings import WorkerSettings
@@ -71,7 +71,8 @@ def run_job(job: str, settings: WorkerSettings, stopping: threading.Event) -> No
 
     `stopping` is set when the worker is asked to stop: the trainer then checkpoints and the job goes back.
     """
-    if not _can_write(settings.work_dir):
+    if trouble := trouble_with(settings.work_dir):
+        log.error("job %s: not claimed: %s", job, trouble)
         return
     client = WorkerClient(settings.url, settings.token)
     try:
@@ -86,23 +87,6 @@ def run_job(job: str, settings: WorkerSettings, stopping: threading.Event) -> No
         Attempt(client, claim, settings, stopping).run()
     finally:
         client.close()
-
-
-def _can_write(folder: Path) -> bool:
-    """A worker whose disk is gone or read-only would fail one job after the other: it leaves them to others.
-
-    A full disk is told by the attempt, in words; room may come back when older work is cleared away.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"1")
-    except OSError as error:
-        if error.errno in FULL:
-            return True
-        log.error("no job is claimed, WORK_DIR %s cannot be written: %s", folder, error.strerror)
-        return False
-    return True
 
 
 class Attempt:

@@ -1,4 +1,4 @@
-"""What a worker says about itself, every half minute, and whether it is to drain."""
+"""What a worker says about itself, every half minute, and whether it is to leave the doorbells alone."""
 
 import importlib.metadata
 import logging
@@ -8,11 +8,15 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from workers.contract import EnrolRequest, HelloRequest, WorkerFacts
 from workers.runtime.client import WorkerClient
+from workers.runtime.disk import trouble_with
+from workers.runtime.folder import remove_old_folders
 from workers.runtime.settings import SECRET_FILE, WorkerSettings
 from workers.wire.api import Refused, Unreachable
+from workers.wire.environment import SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +27,16 @@ LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")
 def own_token(settings: WorkerSettings) -> str:
     """The bearer token of this worker: its own secret where it has enrolled, else the shared token.
 
-    Enrols when there is a one-time token and no secret yet. Raises Refused or Unreachable when that fails.
+    Enrols when there is a one-time token and no secret yet. Raises Refused or Unreachable when that fails,
+    SettingsError when the secret could not be kept: the token is then still good.
     """
     path = settings.work_dir / SECRET_FILE
     if path.exists():
         return path.read_text(encoding="utf-8").strip()
     if not settings.enrol_token:
         return settings.token
+    if trouble := trouble_with(settings.work_dir):
+        raise SettingsError(trouble)
     client = WorkerClient(settings.url, settings.enrol_token)
     try:
         secret = client.enrol(EnrolRequest(worker=settings.name)).secret
@@ -44,16 +51,26 @@ def own_token(settings: WorkerSettings) -> str:
 
 
 def facts(settings: WorkerSettings, queue: str) -> WorkerFacts:
-    """Machine and libraries; imports none of them."""
+    """Machine and libraries; imports none of them. With a WORK_DIR in trouble it has no slot."""
+    trouble = trouble_with(settings.work_dir)
     return WorkerFacts(
         queue=queue[:40],
+        slots=0 if trouble else 1,
+        trouble=trouble[:400],
         host=platform.node()[:120],
         devices=_devices(),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         cores=len(os.sched_getaffinity(0)),
-        disk_free_bytes=shutil.disk_usage(settings.work_dir).free,
+        disk_free_bytes=_free(settings.work_dir),
         versions={"python": platform.python_version(), **_versions()},
     )
+
+
+def _free(folder: Path) -> int:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return 0
 
 
 def _devices() -> list[str]:
@@ -80,16 +97,16 @@ def _versions() -> dict[str, str]:
 
 
 class Presence:
-    """A thread that says hello. `on_drain(True)` is called when no more work is to be taken, and back."""
+    """A thread that says hello. `on_rest(True)` is called when no more work is to be taken, and back."""
 
     def __init__(
-        self, settings: WorkerSettings, token: str, queue: str, on_drain: Callable[[bool], None]
+        self, settings: WorkerSettings, token: str, queue: str, on_rest: Callable[[bool], None]
     ) -> None:
-        self._settings, self._queue, self._on_drain = settings, queue, on_drain
+        self._settings, self._queue, self._on_rest = settings, queue, on_rest
         self._client = WorkerClient(settings.url, token)
         self._stop = threading.Event()
-        self._draining = False
-        self._refused = ""
+        self._resting = False
+        self._said = ""
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
 
     def start(self) -> None:
@@ -100,24 +117,32 @@ class Presence:
 
     def _run(self) -> None:
         while True:
-            self._say_hello()
+            try:
+                self._say_hello()
+            except OSError as error:
+                log.warning("hello: %s", type(error).__name__)
             if self._stop.wait(HELLO_SECONDS):
                 return
 
     def _say_hello(self) -> None:
-        request = HelloRequest(worker=self._settings.name, facts=facts(self._settings, self._queue))
+        told = facts(self._settings, self._queue)
         try:
-            answer = self._client.hello(request)
-        except Refused as refused:
-            if self._refused != str(refused):  # once, not every half minute
-                log.error("the platform gives this worker no work: %s", refused)
-            self._refused = str(refused)
+            answer = self._client.hello(HelloRequest(worker=self._settings.name, facts=told))
+        except Refused as refused:  # its claims would be, too
+            self._rest(True, f"the platform gives this worker no work: {refused}")
         except Unreachable as error:
             log.warning("hello: %s", error)
-        except OSError as error:
-            log.warning("hello: %s", type(error).__name__)
         else:
-            self._refused = ""
-            if answer.draining != self._draining:
-                self._draining = answer.draining
-                self._on_drain(answer.draining)
+            why = "the platform drains this worker" if answer.draining else told.trouble
+            self._rest(bool(why), why or "working again")
+        if told.trouble:
+            for job in remove_old_folders(self._settings.work_dir):
+                log.info("removed the old folder of job %s", job)
+
+    def _rest(self, rest: bool, why: str) -> None:
+        if why != self._said and (rest or self._resting):  # once, not every half minute
+            log.log(logging.ERROR if rest else logging.INFO, "%s", why)
+        self._said = why
+        if rest != self._resting:
+            self._resting = rest
+            self._on_rest(rest)

@@ -87,7 +87,10 @@ def waiting(job: Job) -> Waiting | None:
     position = order.index(job.pk) + 1
     known = Worker.objects.filter(queue=job.queue, revoked_at=None)
     if known.exists() and not live_slots(job.queue):
-        return Waiting(f"Number {position} in line. No {job.queue} worker is connected right now.", position)
+        return Waiting(
+            f"Number {position} in line. No {job.queue} worker takes work now; the page Fleet says why.",
+            position,
+        )
     starts_in = _starts_in(job.queue, position)
     about = "" if starts_in is None else f", starts in about {_words(starts_in)}"
     return Waiting(f"Number {position} in line{about}.", position, starts_in)

@@ -94,7 +94,7 @@ def hear(hello: HelloRequest) -> Worker:
 def note_contract(name: str, contract: int) -> None:
     """Remember, for the fleet page, a worker whose contract the platform does not speak: it has no slots."""
     Worker.objects.update_or_create(
-        name=storable(name)[:120], defaults={"contract": contract, "slots": 0, "seen_at": Now()}
+        name=name[:120], defaults={"contract": contract, "slots": 0, "seen_at": Now()}
     )
 
 

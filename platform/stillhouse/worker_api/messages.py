@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from stillhouse.core.errors import UserError
 from stillhouse.core.secrets import bearer_token, same
-from stillhouse.core.text import storable_json
+from stillhouse.core.text import storable, storable_json
 from stillhouse.jobs.errors import Refused
 from stillhouse.jobs.models import Worker
 from stillhouse.jobs.workers import check_name, note_contract, worker_with
@@ -40,10 +40,11 @@ def call(message_type: type[M], *, token: str) -> Callable[[Callable[..., Messag
         def view(request: HttpRequest, **path: str) -> HttpResponse:
             try:
                 worker = _check_bearer(request, token)
-                message = parse(message_type, _body(request), check_version=True)
-                if token == WORKER and (name := getattr(message, "worker", "")):
-                    check_name(worker, name)
-                answer = handler(message, **path)
+                value = _read(_body(request))
+                if isinstance(value, dict):
+                    name = _name(worker, value) if token == WORKER else ""
+                    _check_version(value, name)
+                answer = handler(check(message_type, value), **path)
             except Refused as error:
                 return as_json(error.refusal, error.status)
             except UserError as error:
@@ -55,16 +56,9 @@ def call(message_type: type[M], *, token: str) -> Callable[[Callable[..., Messag
     return decorate
 
 
-def parse(message_type: type[M], body: bytes | str, *, check_version: bool = False) -> M:
-    """A message from JSON, with what Postgres cannot store replaced; raises Refused `bad_request`, or
-    `contract_too_old` (426) when it names another version of the contract."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Refused("bad_request", f"The body is not JSON: {type(error).__name__}.") from error
-    if check_version and isinstance(value, dict):
-        _check_version(value)
-    return check(message_type, value)
+def parse(message_type: type[M], body: bytes | str) -> M:
+    """A message from JSON, with what Postgres cannot store replaced; raises Refused `bad_request`."""
+    return check(message_type, _read(body))
 
 
 def check(message_type: type[M], value: object) -> M:
@@ -99,11 +93,28 @@ def _check_bearer(request: HttpRequest, token: str) -> Worker | None:
     return worker
 
 
-def _check_version(value: dict[str, Any]) -> None:
+def _read(body: bytes | str) -> object:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Refused("bad_request", f"The body is not JSON: {type(error).__name__}.") from error
+
+
+def _name(caller: Worker | None, value: dict[str, Any]) -> str:
+    """The name that a worker gives itself, where the message has one; Refused for another's."""
+    name = value.get("worker")
+    if not isinstance(name, str) or not name:
+        return ""
+    check_name(caller, storable(name))
+    return storable(name)
+
+
+def _check_version(value: dict[str, Any], name: str) -> None:
+    """Raises Refused `contract_too_old` (426) for another version of the contract; it is noted of `name`."""
     version = value.get("contract", CONTRACT_VERSION)
     if version == CONTRACT_VERSION:
         return
-    if isinstance(version, int) and 0 <= version < 2**31 and isinstance(name := value.get("worker"), str):
+    if name and isinstance(version, int) and 0 <= version < 2**31:
         note_contract(name, version)
     spoken = str(version)[:20]
     older = "platform" if isinstance(version, int) and version > CONTRACT_VERSION else "worker"

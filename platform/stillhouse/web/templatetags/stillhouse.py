@@ -25,6 +25,7 @@ TONES: Mapping[str, str] = {
     "queued": "state-wait",
     "draining": "state-wait",
     "too old": "state-bad",
+    "in trouble": "state-bad",
     "paused": "state-wait",
     "candidate": "state-wait",
     "waiting": "state-wait",

@@ -34,7 +34,12 @@ def fleet(request: HttpRequest, by: Membership) -> HttpResponse:
         return JsonResponse(
             {
                 "workers": [
-                    {"name": row["worker"].name, "queue": row["worker"].queue, "state": row["state"]}
+                    {
+                        "name": row["worker"].name,
+                        "queue": row["worker"].queue,
+                        "state": row["state"],
+                        "trouble": row["worker"].facts.get("trouble", ""),
+                    }
                     for row in rows
                 ]
             }
@@ -50,6 +55,8 @@ def _state(worker: Worker) -> str:
         return "too old" if worker.contract < CONTRACT_VERSION else "too new"
     if worker.seen_at is None or worker.seen_at < timezone.now() - LIVE_FOR:
         return "away"
+    if worker.facts.get("trouble"):
+        return "in trouble"
     return "draining" if worker.draining_since else "ready"
 
 
