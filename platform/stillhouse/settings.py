@@ -43,6 +43,9 @@ def _database(url: str) -> dict[str, object]:
         # that have grown to minutes.
         "OPTIONS": {
             "connect_timeout": 5,
+            # A process that stands still, or whose host is gone, gives back its locks.
+            "options": "-c idle_in_transaction_session_timeout=2min -c tcp_keepalives_idle=30 "
+            "-c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
             "pool": {"min_size": 1, "max_size": 16, "timeout": 10, "reconnect_timeout": 2.0},
         },
     }

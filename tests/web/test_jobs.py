@@ -54,6 +54,47 @@ def claimed(world: World) -> Claimed:
     return claim_job(job_id=queued(world).pk, worker="worker-1")
 
 
+def test_the_same_claim_again_gets_the_same_attempt(world: World) -> None:
+    """Its answer was lost on the way: nobody else has the job, and the worker does not know that it has."""
+    job = queued(world)
+    first = claim_job(job_id=job.pk, worker="worker-1", key="k" * 32)
+    Job.objects.filter(pk=job.pk).update(lease_until=Now() + timedelta(seconds=1))
+    again = claim_job(job_id=job.pk, worker="worker-1", key="k" * 32)
+    assert again.token == first.token and again.job.attempt == 1
+    job.refresh_from_db()
+    assert job.lease_until and job.lease_until > timezone.now() + timedelta(seconds=30), "counted from now"
+    assert job.attempts.count() == 1
+    for worker, key in (("worker-1", "l" * 32), ("worker-2", "k" * 32), ("worker-1", "")):
+        with pytest.raises(Refused, match="running"):
+            claim_job(job_id=job.pk, worker=worker, key=key)
+    report_job(job_id=job.pk, token=again.token, report=report())
+    finish_job(job_id=job.pk, token=again.token)
+    with pytest.raises(Refused, match="succeeded"):
+        claim_job(job_id=job.pk, worker="worker-1", key="k" * 32)
+
+
+def test_a_key_gives_each_attempt_a_token_of_its_own(world: World) -> None:
+    job = queued(world)
+    first = claim_job(job_id=job.pk, worker="worker-1", key="k" * 32)
+    Job.objects.filter(pk=job.pk).update(lease_until=Now() - timedelta(seconds=1))
+    assert reap_lost_leases() == 1
+    second = claim_job(job_id=job.pk, worker="worker-1", key="k" * 32)
+    assert second.job.attempt == 2 and second.token != first.token
+    with pytest.raises(Refused, match="stale_token"):
+        report_job(job_id=job.pk, token=first.token, report=report())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_equal_claims_at_once_get_one_attempt(world: World) -> None:
+    job = queued(world)
+    calls = [lambda: claim_job(job_id=job.pk, worker="worker-1", key="k" * 32)] * 3
+    claims = at_once(*calls, lambda: claim_job(job_id=job.pk, worker="worker-2", key="l" * 32))
+    won = [claim for claim in claims if isinstance(claim, Claimed)]
+    assert len({claim.token for claim in won}) == 1 and len(won) in (1, 3), claims
+    assert all(isinstance(claim, Refused) for claim in claims if claim not in won)
+    assert Job.objects.get(pk=job.pk).attempts.count() == 1
+
+
 def report(token: str = "", **said: Any) -> ReportRequest:
     return ReportRequest(token=token, **said)
 

@@ -47,6 +47,7 @@ def machine_for(by: Membership) -> type[RuleBasedStateMachine]:
             super().__init__()
             self.valid: dict[str, str] = {}
             self.wins: dict[str, int] = {}
+            self.keys: dict[str, str] = {}
             self.savepoint = transaction.atomic()
             self.savepoint.__enter__()
             Worker.objects.create(name="drained", queue="gpu", draining_since=Now())
@@ -68,14 +69,30 @@ def machine_for(by: Membership) -> type[RuleBasedStateMachine]:
         def claim(self, job: str, worker: str) -> Any:
             waiting = Job.objects.get(pk=job).state == "queued"
             limited = Share.objects.filter(minutes_per_month=0).exists()
+            key = f"{len(self.keys):032}"
             try:
-                claimed = claim_job(job_id=job, worker=worker)
+                claimed = claim_job(job_id=job, worker=worker, key=key)
             except Refused:
                 assert not waiting or limited or worker == "drained"
                 return multiple()
             assert waiting and not limited and worker != "drained"
             self.valid[job] = claimed.token
+            self.keys[claimed.token] = key
             return job, claimed.token
+
+        @rule(held=tokens)
+        def claim_again(self, held: tuple[str, str]) -> None:
+            """The answer was lost on the way; where the job waits it would be a claim like any other."""
+            job, token = held
+            state = Job.objects.get(pk=job).state
+            if state == "queued":
+                return
+            try:
+                claimed = claim_job(job_id=job, worker="w", key=self.keys[token])
+            except Refused:
+                assert state != "running" or self.valid.get(job) != token
+            else:
+                assert state == "running" and claimed.token == token == self.valid[job]
 
         @rule(held=tokens, step=st.integers(0, 50))
         def report(self, held: tuple[str, str], step: int) -> None:

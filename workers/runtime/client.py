@@ -1,5 +1,7 @@
 """The worker API by name: claim, report, uploads, checkpoints, finish, hello, enrol."""
 
+import secrets
+
 from workers.contract import (
     CheckpointRequest,
     ClaimAnswer,
@@ -34,9 +36,9 @@ class WorkerClient:
         self._api.close()
 
     def claim(self, job: str, worker: str) -> ClaimAnswer:
-        return self._api.post(
-            f"/worker/v1/jobs/{job}/claim", ClaimRequest(worker=worker), ClaimAnswer, patience=CLAIM_PATIENCE
-        )
+        """Idempotent by its key, so it is repeated when the answer is lost on the way."""
+        request = ClaimRequest(worker=worker, key=secrets.token_urlsafe(24))
+        return self._api.post(f"/worker/v1/jobs/{job}/claim", request, ClaimAnswer, patience=CLAIM_PATIENCE)
 
     def report(self, job: str, report: ReportRequest) -> ReportAnswer:
         """Tried once: the next report is a few seconds away, and says more."""

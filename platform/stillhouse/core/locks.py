@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from django.db import connection
+
+AT_MOST = timedelta(hours=1)
 
 
 def lock_in_transaction(name: str) -> None:
@@ -13,15 +16,25 @@ def lock_in_transaction(name: str) -> None:
 
 
 @contextmanager
-def held(name: str) -> Iterator[None]:
+def held(name: str, *, at_most: timedelta = AT_MOST) -> Iterator[None]:
     """Hold the lock for a block that may talk to the object store, so without a transaction around it.
 
-    If this process dies, its database session ends and the lock with it.
+    If this process dies, its database session ends and the lock with it. One that stands still keeps its
+    session: Postgres ends that when it has asked nothing for `at_most`, and the block fails.
     """
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [name])
+    _ask("pg_advisory_lock", name, at_most)
     try:
         yield
     finally:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [name])
+        _ask("pg_advisory_unlock", name, timedelta(0))
+
+
+def _ask(function: str, name: str, idle: timedelta) -> None:
+    """Lock or unlock; from then on the session ends when it is idle for so long, and never for zero, which is
+    what every other session of the pool has."""
+    milliseconds = f"{idle.total_seconds() * 1000:.0f}"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {function}(hashtextextended(%s, 0)), set_config('idle_session_timeout', %s, false)",
+            [name, milliseconds],
+        )

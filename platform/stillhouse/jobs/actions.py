@@ -4,7 +4,6 @@ What people ask for (pause, resume, cancel, retry) is in `jobs.control`. Times a
 worker or keeper whose clock is wrong neither gains nor loses a lease.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Case, Exists, F, IntegerField, OuterRef, Value, When
+from django.db.models import Exists, F, OuterRef, Value
 from django.db.models.functions import Greatest, Now
 from django.db.models.lookups import GreaterThan
 
@@ -35,20 +34,18 @@ from stillhouse.jobs.models import (
     Checkpoint,
     Job,
     Kind,
-    Metric,
     Outbox,
     Worker,
 )
+from stillhouse.jobs.progress import INTEGER_MAX, eta_of, step_of, store_metrics
 from stillhouse.jobs.shares import check_quota_at_claim, limits
-from stillhouse.jobs.tokens import digest_of, new_token
-from workers.contract import CHECKPOINT_DAMAGED, JobFailure, MetricPoint, ReportRequest
+from stillhouse.jobs.tokens import digest_of, token_of
+from workers.contract import CHECKPOINT_DAMAGED, JobFailure, ReportRequest
 
 SLOW_STORE = 10 * 1024**2
 """Bytes a second that the object store gives at the least."""
 PAUSE_PATIENCE = timedelta(seconds=120)
 """How long a pause waits for the checkpoint it asked for; then the job goes back with the one before."""
-BEFORE_THE_FIRST_STEP = ("", "starting", "downloading", "loading", "tokenising")
-"""Phases in which a worker cannot know how long the rest takes."""
 Action = Literal["continue", "checkpoint", "cancel"]
 
 
@@ -88,19 +85,22 @@ def ring_later(job: Job) -> None:
 
 
 @transaction.atomic
-def claim_job(*, job_id: str, worker: str) -> Claimed:
+def claim_job(*, job_id: str, worker: str, key: str = "") -> Claimed:
     """`take_job` in a transaction of its own."""
-    return take_job(job_id=job_id, worker=worker)
+    return take_job(job_id=job_id, worker=worker, key=key)
 
 
-def take_job(*, job_id: str, worker: str) -> Claimed:
+def take_job(*, job_id: str, worker: str, key: str = "") -> Claimed:
     """Take a queued job for a worker, in the caller's transaction: of many callers exactly one gets it.
 
     The others are Refused. Also Refused: a job that pauses after a failure, one whose workspace has used up
-    its minutes, and a worker that is drained.
+    its minutes, and a worker that is drained. The same claim again, by its `key`, gets the same attempt.
     """
-    job = _to_claim(job_id, worker)
-    token = new_token()
+    job = _find_to_claim(job_id, worker)
+    if (again := _claimed_before(job, worker, key)) is not None:
+        return again
+    _check_may_claim(job, worker)
+    token = token_of(job.pk, job.attempt + 1, key)
     checkpoint = newest_checkpoint(job) if job.attempt else None  # a first attempt asks for nothing in vain
     step = checkpoint.step if checkpoint else 0
     won = transition(
@@ -122,14 +122,30 @@ def take_job(*, job_id: str, worker: str) -> Claimed:
         eta_seconds=likely_eta(job, step) if job.attempt else None,
     )
     if not won:
+        job.refresh_from_db()  # the first of two equal claims may have won while this one waited for the row
+        if (again := _claimed_before(job, worker, key)) is not None:
+            return again
         raise Refused("not_claimable", f"Job {job_id} is {job.state}, not waiting for a worker.")
     open_attempt(job)
     notify(JOBS, job.pk)
     return Claimed(job, token, checkpoint)
 
 
-def _to_claim(job_id: str, worker: str) -> Job:
-    """The job, unless this worker may not have it now; one question where nothing is limited."""
+def _claimed_before(job: Job, worker: str, key: str) -> Claimed | None:
+    """What the same claim got whose answer was lost on the way; its lease counts from now."""
+    if not key or job.state != RUNNING:
+        return None
+    token = token_of(job.pk, job.attempt, key)
+    held = Job.objects.filter(
+        pk=job.pk, state=RUNNING, worker=storable(worker), token_digest=digest_of(token)
+    )
+    if not held.update(lease_until=_lease_end(), reported_at=Now()):
+        return None
+    return Claimed(job, token, newest_checkpoint(job) if job.resumed_step else None)
+
+
+def _find_to_claim(job_id: str, worker: str) -> Job:
+    """The job with what `_check_may_claim` asks, in one question; Refused when there is none."""
     job = (
         Job.objects.filter(pk=job_id)
         .annotate(
@@ -141,13 +157,17 @@ def _to_claim(job_id: str, worker: str) -> Job:
     )
     if job is None:
         raise Refused("unknown_job", f"There is no job {job_id}.")
+    return job
+
+
+def _check_may_claim(job: Any, worker: str) -> None:
+    """Raises Refused unless this worker may have the job now."""
     if job.drained:
         raise Refused("not_claimable", f"The worker {worker[:60]} is drained: it gets no new work.")
     if job.waits:
-        raise Refused("not_claimable", f"Job {job_id} waits a while after a failure.")
+        raise Refused("not_claimable", f"Job {job.pk} waits a while after a failure.")
     if job.limited:
         check_quota_at_claim(job)
-    return job
 
 
 @transaction.atomic
@@ -159,32 +179,17 @@ def report_job(*, job_id: str, token: str, report: ReportRequest) -> Action:
         reported_at=Now(),
         phase=storable(report.phase),
         message=storable(report.message),
-        step=_step(report),
-        total_steps=Greatest(Value(min(report.total_steps, _INTEGER_MAX)), F("total_steps")),
-        eta_seconds=_eta(report),
+        step=step_of(report),
+        total_steps=Greatest(Value(min(report.total_steps, INTEGER_MAX)), F("total_steps")),
+        eta_seconds=eta_of(report),
         log_tail=storable(report.log_tail),
     )
     if not updated:
         raise _stale(job_id)
     job = held.defer("spec", "log_tail").get()
-    _store_metrics(job, report.metrics)
+    store_metrics(job, report.metrics)
     notify(JOBS, job_id)
     return _action(job)
-
-
-def _step(report: ReportRequest) -> Any:
-    """Training only goes forward: a report that the network held up, and that was sent again meanwhile, does
-    not take the page back. Other jobs count anew in each of their phases."""
-    said = Value(min(report.step, _INTEGER_MAX))
-    forward = When(kind=Kind.TRAIN, then=Greatest(said, F("resumed_step"), F("step")))
-    return Case(forward, default=Greatest(said, F("resumed_step")), output_field=IntegerField())
-
-
-def _eta(report: ReportRequest) -> Any:
-    """Seconds left as the worker says; while it cannot know yet, what was estimated at the claim stands."""
-    if report.eta_seconds is not None and math.isfinite(report.eta_seconds):
-        return report.eta_seconds
-    return F("eta_seconds") if report.phase in BEFORE_THE_FIRST_STEP else None
 
 
 def _action(job: Job) -> Action:
@@ -209,11 +214,15 @@ def check_token(*, job_id: str, token: str) -> Job:
     return job
 
 
+def time_to_finish(uploaded: int) -> timedelta:
+    """A lease, and as long as we may need to hash so many bytes."""
+    return timedelta(seconds=settings.LEASE_SECONDS + uploaded / SLOW_STORE)
+
+
 def hold_for_finish(*, job_id: str, token: str, uploaded: int) -> Job:
     """`check_token`, with the lease long enough for us to hash the `uploaded` bytes."""
-    hashing = timedelta(seconds=uploaded / SLOW_STORE)
     renewed = Job.objects.filter(pk=job_id, state=RUNNING, token_digest=digest_of(token)).update(
-        lease_until=_lease_end() + hashing
+        lease_until=Now() + time_to_finish(uploaded)
     )
     if not renewed:
         raise _stale(job_id)
@@ -355,25 +364,6 @@ def move_job(job: Job, state: str, **changes: Any) -> None:
         raise RuntimeError(f"job {job.pk} cannot go from {job.state} to {state}")
 
 
-def _store_metrics(job: Job, points: list[MetricPoint]) -> None:
-    """A resumed attempt comes by the same steps again: the last word counts."""
-    latest = {point.step: point for point in points if point.step <= _INTEGER_MAX}
-    Metric.objects.bulk_create(
-        [
-            Metric(job=job, step=step, attempt=job.attempt, values=_finite(point.values))
-            for step, point in latest.items()
-        ],
-        update_conflicts=True,
-        unique_fields=["job", "step"],
-        update_fields=["attempt", "values", "at"],
-    )
-
-
-def _finite(values: Mapping[str, float]) -> dict[str, float]:
-    """JSON has no NaN and no infinity: such a value leaves a gap in the curve."""
-    return {storable(name)[:40]: value for name, value in values.items() if math.isfinite(value)}
-
-
 def _lease_end() -> Any:
     return Now() + timedelta(seconds=settings.LEASE_SECONDS)
 
@@ -394,7 +384,6 @@ def _lost(job: Job) -> JobFailure:
     )
 
 
-_INTEGER_MAX = 2**31 - 1
 _STOPPED = JobFailure(
     fault="platform",
     code="worker_stopped",

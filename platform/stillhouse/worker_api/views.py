@@ -20,6 +20,7 @@ from stillhouse.jobs.actions import (
     hold_for_finish,
     report_job,
     take_job,
+    time_to_finish,
 )
 from stillhouse.jobs.checkpoints import (
     check_files,
@@ -72,7 +73,7 @@ def claim(message: ClaimRequest, *, job_id: str) -> ClaimAnswer:
 @transaction.atomic
 def _claim(message: ClaimRequest, job_id: str) -> ClaimAnswer:
     """The inputs are looked up in the same transaction: a claim without an answer is none."""
-    claimed = take_job(job_id=job_id, worker=message.worker)
+    claimed = take_job(job_id=job_id, worker=message.worker, key=message.key)
     job = claimed.job
     return ClaimAnswer.model_validate(
         {
@@ -141,7 +142,8 @@ def finish(message: FinishRequest, *, job_id: str) -> None:
     """End the attempt. The same call again is answered like the first, and changes nothing."""
     if sum((message.result is not None, message.failure is not None, message.cancelled)) != 1:
         raise Refused("bad_request", "Exactly one of result, failure and cancelled ends a job.")
-    with held(f"finish:{job_id}"):
+    size = sum(file.size for file in message.files)
+    with held(f"finish:{job_id}", at_most=time_to_finish(size)):
         if already_finished(job_id=job_id, token=message.token):
             return
         if message.result is None:
@@ -149,13 +151,12 @@ def finish(message: FinishRequest, *, job_id: str) -> None:
                 job_id=job_id, token=message.token, failure=message.failure, cancelled=message.cancelled
             )
         else:
-            _succeed(message, job_id)
+            _succeed(message, job_id, size)
 
 
-def _succeed(message: FinishRequest, job_id: str) -> None:
+def _succeed(message: FinishRequest, job_id: str, size: int) -> None:
     """A result that does not hold up fails the attempt, in words, and the job is tried again."""
-    uploaded = sum(file.size for file in message.files)
-    job = hold_for_finish(job_id=job_id, token=message.token, uploaded=uploaded)
+    job = hold_for_finish(job_id=job_id, token=message.token, uploaded=size)
     try:
         finish_job(job_id=job_id, token=message.token, apply=prepare(job, message))
     except UserError as error:
@@ -179,7 +180,7 @@ def hello(message: HelloRequest) -> HelloAnswer:
 def enrol_worker(request: HttpRequest) -> HttpResponse:
     """A one-time token becomes a worker's own secret."""
     try:
-        message = parse(EnrolRequest, request.body, check_version=False)
+        message = parse(EnrolRequest, request.body)
         secret = enrol(token=bearer(request), name=message.worker)
     except Refused as error:
         return as_json(error.refusal, error.status)

@@ -103,6 +103,18 @@ def test_a_refused_claim_ends_quietly(platform: PlatformStandIn, settings: Worke
     assert not (settings.work_dir / "jobs").exists()
 
 
+def test_a_claim_without_an_answer_is_asked_again_as_the_same(
+    platform: PlatformStandIn, settings: WorkerSettings
+) -> None:
+    platform.claimed("validate", ValidateSpec(), {"data": ROW})
+    answers = iter([(503, None), platform.claim("job-1")])
+    platform.claim = lambda job: next(answers)
+    run(settings)
+    first, again = platform.claims
+    assert first == again and len(first["key"]) >= 24
+    assert platform.finishes[0]["result"]["valid"] == 1
+
+
 def test_a_worker_that_cannot_write_leaves_the_jobs_to_others(
     platform: PlatformStandIn, settings: WorkerSettings
 ) -> None:
