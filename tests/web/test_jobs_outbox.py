@@ -22,6 +22,7 @@ from minio import Minio
 from pytest_django.fixtures import Settings
 
 import stillhouse.celery
+import stillhouse.jobs.keeper as keeper_module
 from stillhouse.jobs.actions import claim_job, queue_job
 from stillhouse.jobs.keeper import Chore, keep_going
 from stillhouse.jobs.models import Job, Kind, Outbox
@@ -279,6 +280,63 @@ def test_a_second_keeper_stands_by_and_takes_over(
         first.kill()
         first.wait(10)
     assert stillhouse.celery.waiting("cpu") == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_keeper_that_stands_still_is_replaced(
+    over_test_database: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its chore hangs, say: it is alive, and does nothing. Postgres ends its session, and the lock goes."""
+    caplog.set_level("INFO", "stillhouse.jobs.keeper")
+    monkeypatch.setattr(keeper_module, "STANDSTILL", "2500ms")  # more than the pause between two looks
+    stop, woken, replaced = threading.Event(), threading.Event(), threading.Event()
+    todo = iter(
+        [
+            [Chore("hangs", 3600, lambda: int(woken.wait(30)))],
+            [Chore("goes on", 3600, lambda: replaced.set() or 0)],
+        ]
+    )
+    monkeypatch.setattr(keeper_module, "chores", lambda: next(todo))
+    keepers = []
+    for said in ("keeping", "standing by"):
+        keepers.append(threading.Thread(target=keep_going, args=(stop,)))
+        keepers[-1].start()
+        until(lambda said=said: said in caplog.text)  # type: ignore[misc]
+    assert replaced.wait(20)
+    woken.set()
+    until(lambda: caplog.text.count("standing by") == 2, 20)
+    stop.set()
+    for each in keepers:
+        each.join(15)
+        assert not each.is_alive()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_keeper_outlives_a_database_that_only_reads(
+    over_test_database: None, world: World, broker: Broker, keeper: threading.Event
+) -> None:
+    """As after a fail-over to a standby that is not promoted yet."""
+    queued(world)
+    until(lambda: unsent() == 0)
+    name = connection.settings_dict["NAME"]
+    with connection.cursor() as cursor:
+        cursor.execute("SET default_transaction_read_only = off")  # of this session only
+        cursor.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        try:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            queued(world)
+            time.sleep(3)
+            assert unsent() == 1
+        finally:
+            cursor.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    until(lambda: unsent() == 0)
 
 
 def test_a_chore_is_put_off_while_the_object_store_is_away(caplog: pytest.LogCaptureFixture) -> None:

@@ -61,10 +61,11 @@ def _end(erasure: Erasure) -> None:
         remove_files(version)
     _forget_evaluations(gone)
     with transaction.atomic():
+        if not Erasure.objects.filter(pk=erasure.pk, ended_at=None).update(ended_at=Now()):
+            return  # another keeper, that took over from this one meanwhile, was faster
         _forget_contents(gone)
         _redact_words(erasure)
         forget_search(erasure)
-        Erasure.objects.filter(pk=erasure.pk).update(ended_at=Now())
         record(
             workspace=erasure.workspace,
             by=None,

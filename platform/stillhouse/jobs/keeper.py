@@ -1,7 +1,9 @@
 """The keeper's loop: rings for queued jobs, takes back lost ones, and tidies up.
 
 All it knows is in the database, so it may be killed at any moment, and a second keeper waits behind an
-advisory lock.
+advisory lock. One that stands still (stopped, its host gone, a chore that hangs) asks Postgres nothing any
+more: its session ends, the lock with it, and the second one takes over. What it does when it wakes up before
+it has noticed does no harm: no chore needs to be alone.
 """
 
 import logging
@@ -13,7 +15,7 @@ from datetime import timedelta
 
 import psycopg
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, close_old_connections, connection
+from django.db import DatabaseError, InterfaceError, close_old_connections, connection
 from django.utils.module_loading import import_string
 from minio.error import MinioException
 from urllib3.exceptions import HTTPError
@@ -30,6 +32,8 @@ LOCK = "stillhouse:keeper"
 WAKE_SECONDS = 1.0
 """Longest pause between two looks at the outbox; a notification ends it at once."""
 RETRY_SECONDS = 1.0
+STANDSTILL = "30s"
+"""How long a keeper may take for one chore; then it counts as standing still."""
 STAGING_KEPT_FOR = timedelta(days=7)
 
 
@@ -43,17 +47,19 @@ class Chore:
     due: float = field(default=0.0)
     """time.monotonic() from which it is due."""
 
-    def run_if_due(self) -> None:
+    def run_if_due(self) -> bool:
+        """Whether it was due."""
         if time.monotonic() < self.due:
-            return
+            return False
         self.due = time.monotonic() + self.every_seconds
         try:
             done = self.do()
         except (MinioException, HTTPError, OSError) as error:
             log.warning("%s: put off, the object store is away (%s)", self.name, type(error).__name__)
-            return
+            return True
         if done:
             log.info("%s: %d", self.name, done)
+        return True
 
 
 def chores() -> list[Chore]:
@@ -75,10 +81,14 @@ def keep_going(stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             with psycopg.connect(settings.DATABASE_URL, autocommit=True, connect_timeout=5) as listener:
+                listener.execute("SELECT set_config('idle_session_timeout', %s, false)", [STANDSTILL])
                 _wait_for_turn(listener, stop)
                 _listen(listener, stop, todo)
-        except (psycopg.Error, OperationalError, InterfaceError) as error:
-            log.warning("the database is away (%s); trying again", type(error).__name__)
+        except (psycopg.Error, DatabaseError, InterfaceError) as error:
+            # Away, or it only reads: as a standby does until it is promoted.
+            log.warning(
+                "the database does not do it (%s); trying again", type(error.__cause__ or error).__name__
+            )
             connection.close()
             stop.wait(RETRY_SECONDS)
 
@@ -104,6 +114,7 @@ def _listen(
     while not stop.is_set():
         close_old_connections()
         for chore in todo:
-            chore.run_if_due()
+            if chore.run_if_due():
+                listener.execute("SELECT 1")  # we are alive, and still have the lock
         for _ in listener.notifies(timeout=WAKE_SECONDS, stop_after=1):
             pass
