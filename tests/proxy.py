@@ -23,6 +23,7 @@ class Proxy:
         self._left: int | None = None
         self.cuts = 0
         """How often `cut_after` has cut."""
+        self._losing: dict[bytes, int] = {}
         threading.Thread(target=self._accept, name=f"proxy-{self.port}", daemon=True).start()
 
     @contextmanager
@@ -55,6 +56,16 @@ class Proxy:
         """Whether `cut_after` has cut so often by now."""
         return self.cuts >= times
 
+    def lose_answers(self, to: bytes, times: int) -> None:
+        """Have so many lines cut on which `to` was asked, when the answer comes: the server has done what it
+        was asked, and nobody hears of it."""
+        with self._lock:
+            self._losing[to] = times
+
+    def is_losing(self) -> bool:
+        """Whether answers of `lose_answers` are still to be lost."""
+        return any(self._losing.values())
+
     def close(self) -> None:
         self._away = True
         self._listener.close()
@@ -80,12 +91,18 @@ class Proxy:
             server.settimeout(None)
             with self._lock:
                 self._open |= {client, server}
+            doomed = threading.Event()
             for source, sink, up in ((client, server, True), (server, client, False)):
-                threading.Thread(target=self._pump, args=(source, sink, up), daemon=True).start()
+                threading.Thread(target=self._pump, args=(source, sink, up, doomed), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, up: bool) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, up: bool, doomed: threading.Event) -> None:
+        """One direction of a line. `doomed`: its next answer is lost."""
         with contextlib.suppress(OSError):
             while piece := source.recv(PIECE):
+                if up and self._loses(piece):
+                    doomed.set()
+                if not up and doomed.is_set():
+                    break
                 sink.sendall(piece)
                 if up and self._spent(len(piece)):
                     self._cut()
@@ -107,6 +124,15 @@ class Proxy:
         with self._lock:
             self._open.discard(client)
         client.close()
+
+    def _loses(self, piece: bytes) -> bool:
+        """Whether the answer to what is asked here is to be lost; it counts as lost from now on."""
+        with self._lock:
+            for asked, times in self._losing.items():
+                if times and asked in piece:
+                    self._losing[asked] -= 1
+                    return True
+        return False
 
     def _spent(self, count: int) -> bool:
         """Whether these bytes were the last that `cut_after` allowed."""

@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -30,6 +31,7 @@ from stillhouse.audit.queries import verify_chain
 from stillhouse.catalog.models import BaseModel
 from stillhouse.core import blobs
 from stillhouse.datasets.actions import record_report
+from stillhouse.datasets.models import DatasetVersion
 from stillhouse.jobs.checkpoints import PREFIX, object_key, remove_dropped_checkpoints, remove_orphans
 from stillhouse.jobs.models import Attempt, Checkpoint, Job
 from stillhouse.training.actions import start_run
@@ -92,6 +94,8 @@ class House:
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
     different: dict[str, str] = field(default_factory=dict)
     """Environment of the processes that start from now on, for one test."""
+    sources: dict[str, Path] = field(default_factory=dict)
+    """Code of another age that a process starts with from now on, for one test."""
     figures: list["Figures"] = field(default_factory=list)
     _hit_at: datetime | None = None
 
@@ -99,6 +103,8 @@ class House:
         self.database = Proxy(_port(settings.DATABASE_URL))
         self.broker = Proxy(_port(settings.BROKER_URL))
         self.store = Proxy(_port(settings.S3_ENDPOINT))
+        self.front = Proxy(self.port)
+        """What workers take for the platform."""
         self.queue = f"chaos-{self.port}"
         self.base = make_base(self.folder / "bases" / DEMO_BASE)
         self.facts = base_facts(open_base(self.base))
@@ -160,14 +166,14 @@ class House:
             process.send_signal(signal.SIGCONT)
             process.kill()
             process.wait(10)
-        for proxy in (self.database, self.broker, self.store):
+        for proxy in (self.database, self.broker, self.store, self.front):
             proxy.close()
 
     def _spawn(self, name: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, *self._command(name)],
-                cwd=ROOT,
+                cwd=self.sources.get(name, ROOT),
                 env={**os.environ, **self._environment(name)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -195,6 +201,7 @@ class House:
         if name.startswith("gpu"):
             bases, work = str(self.folder / "bases"), str(self.folder / name)
             own = {"BASES_DIR": bases, "WORK_DIR": work, "WORKER_NAME": name}
+            own["STILLHOUSE_URL"] = _through(self.url, self.front.port)
             return {**shared, **own, **self.different}
         return {
             **shared,
@@ -219,18 +226,42 @@ class House:
         self, world: World, *, epochs: float = 60.0, rows: int = 60, data_name: str = "Clauses"
     ) -> TrainingRun:
         """A run that takes a minute or so on the tiny base, queued for this house's workers."""
+        data = self.data(world, rows=rows, name=data_name)
+        run = start_run(
+            by=world.expert, adapter_name="chaos", base=DEMO_BASE, data=data, overrides=settings_of(epochs)
+        )
+        return self.ours(run)
+
+    def data(self, world: World, *, rows: int = 60, name: str = "Clauses") -> DatasetVersion:
+        """Checked rows, and the base in the catalog: what a run needs."""
         available_base()
         BaseModel.objects.filter(pk=DEMO_BASE).update(
             path=str(self.base),
             digest=str(self.facts["digest"]),
             template_sha256=str(self.facts["template_sha256"]),
         )
-        data = world.dataset(rows=[chat_row(f"q{n}", f"a{n}") for n in range(rows)], name=data_name)
+        data = world.dataset(rows=[chat_row(f"q{n}", f"a{n}") for n in range(rows)], name=name)
         record_report(version=data, report=validation_report(valid=rows, with_reasoning=0))
-        chosen = {"epochs": epochs, "batch_size": 4, "max_length": 256, "checkpoint_every": 25}
-        run = start_run(by=world.expert, adapter_name="chaos", base=DEMO_BASE, data=data, overrides=chosen)
+        return data
+
+    def ours(self, run: TrainingRun) -> TrainingRun:
+        """The run, in the queue of this house's workers."""
         Job.objects.filter(pk=run.job_id).update(queue=self.queue)
         return run
+
+    @contextlib.contextmanager
+    def posting(self, world: World, path: str, form: Mapping[str, Any]) -> Iterator[None]:
+        """Somebody sends a form to the web process, in a thread, and may never get an answer."""
+        session = world.client(world.expert).cookies[settings.SESSION_COOKIE_NAME].value
+        csrf = "c" * 32
+        sent = threading.Thread(
+            target=_post,
+            args=(f"{self.url}{path}", {**form, "csrfmiddlewaretoken": csrf}),
+            kwargs={"cookies": {settings.SESSION_COOKIE_NAME: session, "csrftoken": csrf}},
+        )
+        sent.start()
+        yield
+        sent.join(30)
 
     def training(self, run: TrainingRun, *, attempt: int = 1, step: int = 1) -> Job:
         """Wait until this attempt has done a step that is kept nowhere else, at `step` or later."""
@@ -333,13 +364,23 @@ class House:
         for process in self.processes.values():  # a test that failed may have left it asleep
             process.send_signal(signal.SIGCONT)
         self.kill_trainers()
-        if self.different:
-            self.different = {}
+        if self.different or self.sources:
+            self.different, self.sources = {}, {}
             self.kill(*self.processes)
         self._hit_at = None
         for name in ("gpu-1", "gpu-2"):
             shutil.rmtree(self.folder / name / "jobs", ignore_errors=True)
         self.ensure()
+
+
+def settings_of(epochs: float) -> dict[str, float]:
+    """A run of many short steps with checkpoints in between."""
+    return {"epochs": epochs, "batch_size": 4, "max_length": 256, "checkpoint_every": 25}
+
+
+def _post(url: str, form: Mapping[str, Any], *, cookies: dict[str, str]) -> None:
+    with contextlib.suppress(httpx.HTTPError):
+        httpx.post(url, data=dict(form), cookies=cookies, timeout=20)
 
 
 def _port(url: str) -> int:

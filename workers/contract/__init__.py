@@ -4,6 +4,10 @@ The messages are versioned by `CONTRACT_VERSION` and change by addition only; a 
 specification raises it, for an older worker would refuse the job. Unknown fields are refused, so that a
 misspelt setting is an error and never a silent default; only in the platform's answers they are ignored, so
 that a worker survives the upgrade of its platform.
+
+The platform is upgraded first, so a worker is never newer than it. One of the same contract version is served
+whatever its age. One of an older version is told so and gets no job; what it runs already it may report and
+finish, for those messages only ever gain optional fields (`tests/chaos/test_upgrade.py` does it).
 """
 
 from workers.contract.base import CONTRACT_VERSION, Answer, Message, Sha256
