@@ -1,5 +1,6 @@
 """Backup and restore by the commands themselves, into a second database and a second bucket."""
 
+import io
 import json
 import os
 import subprocess
@@ -70,8 +71,13 @@ def test_a_backup_brings_everything_back_elsewhere(elsewhere: dict[str, str], tm
     version = world.dataset()
     here = urlsplit(settings.DATABASE_URL)._replace(path=f"/{connection.settings_dict['NAME']}")
     out = tmp_path / "backup"
+    blobs.store().put_object(
+        settings.S3_BUCKET, "checkpoints/job_1/1/4/state.json", io.BytesIO(b"{}"), length=2
+    )
     status, made = manage("backup", "--out", out, DATABASE_URL=urlunsplit(here))
     assert status == 0 and made["objects"], made
+    listed = [each["key"] for each in json.loads((out / "backup.json").read_bytes())["objects"]]
+    assert listed[0].startswith("checkpoints/") and len(set(listed)) == len(listed), "what goes soon, first"
     status, refused = manage("backup", "--out", out, DATABASE_URL=urlunsplit(here))
     assert status == 1 and refused["error"]["code"] == "backup_exists"
 

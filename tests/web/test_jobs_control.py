@@ -264,7 +264,16 @@ def test_after_a_damaged_checkpoint_the_next_attempt_gets_the_one_before_it(worl
     second = claim(world, job)
     damaged = OURS.model_copy(update={"code": CHECKPOINT_DAMAGED})
     finish_job(job_id=job.pk, token=second.token, failure=damaged)
-    assert world.worker(job).claim()["checkpoint"]["step"] == 2
+    third = claim(world, job)
+    assert third.claim_answer["checkpoint"]["step"] == 2
+    finish_job(job_id=job.pk, token=third.token, failure=damaged)
+    fourth = claim(world, job)
+    assert fourth.claim_answer["checkpoint"] is None, "a store that lost everything costs the steps alone"
+    job.refresh_from_db()
+    assert job.failures == 1, "the job did nothing wrong"
+    finish_job(job_id=job.pk, token=fourth.token, failure=damaged)
+    job.refresh_from_db()
+    assert job.failures == 2, "there was no checkpoint to blame"
 
 
 def test_a_checkpoint_of_a_lost_attempt_is_refused(world: World, job: Job) -> None:

@@ -8,7 +8,7 @@ from workers.contract.base import CONTRACT_VERSION, Answer, FileName, Message, S
 
 JobKind = Literal["validate", "train", "evaluate", "count", "derive", "compare", "preview"]
 CHECKPOINT_DAMAGED = "checkpoint_damaged"
-"""Code of a JobFailure: the stored checkpoint is not the noted one. The platform gives the one before it."""
+"""Code of a JobFailure: the store has not the noted checkpoint. The platform gives the one before."""
 
 
 class ClaimRequest(Message):

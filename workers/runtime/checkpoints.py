@@ -44,7 +44,7 @@ def restore(claim: ClaimAnswer, job_folder: Path, check: Callable[[], None]) -> 
     Where the work begins anew, what earlier attempts left is removed. Otherwise the newest checkpoint counts:
     the one on this disk, or the stored one, which is fetched. A damaged one on this disk is removed, and the
     one before it counts. Raises TransferError when the stored one cannot be fetched, JobFailed
-    `checkpoint_damaged` when it is not the one that the platform noted: the platform then drops it.
+    `checkpoint_damaged` when the store has not the one that the platform noted: the platform then drops it.
     """
     out, marker = job_folder / "out", job_folder / BEGINNING
     known = marker.read_text(encoding="utf-8") if marker.exists() else "1"
@@ -90,11 +90,11 @@ def _fetch(claim: ClaimAnswer, folder: Path, check: Callable[[], None]) -> None:
                     client, file.url, partial / file.name, size=file.size, sha256=file.sha256, check=check
                 )
             except TransferError as error:
-                if error.code != "checksum_mismatch":
+                if error.code not in ("checksum_mismatch", "size_mismatch", "object_missing"):
                     raise
                 raise JobFailed(
                     CHECKPOINT_DAMAGED,
-                    f"The stored checkpoint at step {claim.checkpoint.step} is not as it was written. "
+                    f"The stored checkpoint at step {claim.checkpoint.step} is not there as it was written. "
                     "The next attempt goes on from the one before it.",
                 ) from None
     os.replace(partial, folder / f"step-{claim.checkpoint.step:08d}")

@@ -20,8 +20,10 @@ TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 UPLOAD_PIECE = 1024 * 1024
 TRIES = 6
 """Tries in a row without a single new byte before a transfer gives up."""
-GIVE_UP_STATUS = {400, 401, 403, 404, 410}
-"""Answers that the same URL will give again: an expired signature, or an object that is not there."""
+GONE_STATUS = {404, 410}
+"""The object is not there."""
+GIVE_UP_STATUS = {400, 401, 403}
+"""Answers that the same URL will give again: an expired signature, say."""
 
 
 class TransferError(Exception):
@@ -119,6 +121,8 @@ def _pieces(client: httpx.Client, url: str, start: int) -> Iterator[bytes]:
     if start:
         headers["range"] = f"bytes={start}-"
     with client.stream("GET", url, headers=headers) as response:
+        if response.status_code in GONE_STATUS:
+            raise TransferError("object_missing", "The object store does not have the object to download.")
         if response.status_code in GIVE_UP_STATUS:
             raise TransferError(
                 "download_refused", f"The object store answered {response.status_code} to a download."

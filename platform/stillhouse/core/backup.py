@@ -1,7 +1,8 @@
 """Backup and restore: one dump of the database, then every object it names, a manifest last.
 
 Objects never change and are named by what they hold, so those copied after the dump are those it speaks of;
-what came later is copied too and does no harm.
+what came later is copied too and does no harm. Checkpoints of running jobs are the only ones that go again
+soon, so they are copied first; a job whose checkpoint is not there goes on from the one before.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 from django.conf import settings
@@ -25,6 +27,7 @@ FORMAT = "stillhouse.backup.v1"
 MANIFEST, DATABASE, OBJECTS = "backup.json", "database.dump", "objects"
 TOOL_SECONDS = 6 * 3600
 CONTENT = "sha256/"
+SOON_GONE = "checkpoints/"
 
 
 class StoredObject(BaseModel):
@@ -129,8 +132,8 @@ def _must_be(path: Path, sha256: str) -> None:
 
 def _copy_objects(folder: Path) -> Iterator[StoredObject]:
     """Every object of the bucket; one that goes meanwhile (an old checkpoint, erased rows) is left out."""
-    for listed in blobs.store().list_objects(settings.S3_BUCKET, recursive=True):
-        key = str(listed.object_name)
+    lasting = (key for key in _keys() if not key.startswith(SOON_GONE))
+    for key in chain(_keys(SOON_GONE), lasting):
         target = _inside(folder, key)
         if not target.exists():
             try:
@@ -149,6 +152,11 @@ def _copy_objects(folder: Path) -> Iterator[StoredObject]:
                 next_step="Mend the store (it may have another copy of it) and run the backup again.",
             )
         yield StoredObject(key=key, size=target.stat().st_size, sha256=digest)
+
+
+def _keys(prefix: str = "") -> Iterator[str]:
+    for listed in blobs.store().list_objects(settings.S3_BUCKET, prefix=prefix, recursive=True):
+        yield str(listed.object_name)
 
 
 def _fetch(key: str, target: Path) -> None:

@@ -298,15 +298,16 @@ def _reap(job_id: str) -> bool:
 def _fail(job: Job, failure: JobFailure, *, outcome: Literal["failed", "lost"]) -> None:
     """End an attempt that failed: back to the queue when it may be tried again, else for good.
 
-    An attempt that ended by its own word may say so again; a lost one is refused from here on.
+    An attempt that ended by its own word may say so again; a lost one is refused from here on. A damaged
+    checkpoint is no failure of the job: there are few of them, and it goes on from the one before, or begins.
     """
+    damaged = failure.code == CHECKPOINT_DAMAGED and drop_resumed(job)
     handed_back = failure.code == _STOPPED.code
+    blameless = handed_back or damaged
     body: dict[str, Any] = {**failure.model_dump(), "message": storable(failure.message)}
-    failures = job.failures + (0 if handed_back else 1)
+    failures = job.failures + (0 if blameless else 1)
     changes = {"failures": failures, "token_digest": "" if outcome == "lost" else job.token_digest}
     close_attempt(job, "handed_back" if handed_back else outcome, failure)
-    if failure.code == CHECKPOINT_DAMAGED:
-        drop_resumed(job)
     if failure.fault == "user":
         end_job(job, FAILED, failure=body, **changes)
     elif job.cancel_requested_at is not None:
@@ -316,7 +317,7 @@ def _fail(job: Job, failure: JobFailure, *, outcome: Literal["failed", "lost"]) 
     elif job.pause_requested_at is not None:
         pause_job(job, failure=body, **changes)
     else:
-        pause = timedelta(0) if handed_back else _pause_after(failures)
+        pause = timedelta(0) if blameless else _pause_after(failures)
         move_job(
             job, QUEUED, failure=body, lease_until=None, eta_seconds=None, due_at=Now() + pause, **changes
         )

@@ -104,9 +104,10 @@ def drop_checkpoints(job: Job) -> None:
     Checkpoint.objects.filter(job=job, dropped_at=None).update(dropped_at=Now())
 
 
-def drop_resumed(job: Job) -> None:
-    """The checkpoint that this attempt went on from is damaged: the next attempt takes the one before it."""
-    usable(job).filter(step=job.resumed_step).update(dropped_at=Now())
+def drop_resumed(job: Job) -> bool:
+    """The checkpoint that this attempt was to go on from is damaged: the next one takes the one before it.
+    Whether there was one."""
+    return usable(job).filter(step=job.resumed_step).update(dropped_at=Now()) > 0
 
 
 def remove_orphans(*, older_than_seconds: float = ORPHANS_KEPT_SECONDS) -> int:

@@ -160,11 +160,15 @@ def test_another_machine_goes_on_from_the_stored_checkpoint(
     assert platform.finishes[-1]["result"]
 
 
-def test_a_stored_checkpoint_that_was_changed_is_not_loaded(
-    platform: PlatformStandIn, settings: WorkerSettings, tmp_path: Path
+@pytest.mark.parametrize("how", ["changed", "gone"])
+def test_a_stored_checkpoint_that_is_not_the_noted_one_is_not_loaded(
+    platform: PlatformStandIn, settings: WorkerSettings, how: str
 ) -> None:
-    platform.claimed("train", SPEC, {"data": DATA})
-    file = platform.input("state.json", b"{}").model_copy(update={"sha256": "0" * 64})
+    file = platform.input("state.json", b"{}")
+    if how == "changed":
+        file = file.model_copy(update={"sha256": "0" * 64})
+    else:
+        del platform.objects["state.json"]
     platform.claimed("train", SPEC, {"data": DATA}, checkpoint=StoredCheckpoint(step=4, files=[file]))
     run_job("job-1", settings, threading.Event())
     failure = platform.finishes[0]["failure"]
