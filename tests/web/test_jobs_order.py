@@ -143,7 +143,7 @@ def test_the_page_says_why_a_job_waits_and_for_how_long(world: World) -> None:
     assert place.text == "Number 2 in line, starts in about 15 min."
     Worker.objects.update(seen_at=Now() - timedelta(hours=1))
     place = waiting(first)
-    assert place and "No gpu-test worker is connected" in place.text
+    assert place and "No gpu-test worker takes work now" in place.text
     Share.objects.create(workspace=b, queue=QUEUE, minutes_per_month=0)
     place = waiting(first)
     assert place and place.position is None and "has used 0 of its 0 minutes" in place.text

@@ -97,7 +97,7 @@ def test_a_claim_asks_the_database_little(
     """Every statement is a way there and back while other workers wait; the transaction's own count too."""
     run = started_run(world.expert)
     worker = world.worker(run.job)
-    with django_assert_max_num_queries(9):
+    with django_assert_max_num_queries(8):
         worker.claim()
 
 

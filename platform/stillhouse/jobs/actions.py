@@ -108,7 +108,8 @@ def take_job(*, job_id: str, worker: str, key: str = "") -> Claimed:
         TRANSITIONS,
         RUNNING,
         where={"attempt": job.attempt},  # else the checkpoint above may not be the newest any more
-        attempt=F("attempt") + 1,
+        refresh=False,  # every statement is a way there and back while other workers wait
+        attempt=job.attempt + 1,
         token_digest=digest_of(token),
         worker=storable(worker),
         lease_until=_lease_end(),
@@ -126,6 +127,7 @@ def take_job(*, job_id: str, worker: str, key: str = "") -> Claimed:
         if (again := _claimed_before(job, worker, key)) is not None:
             return again
         raise Refused("not_claimable", f"Job {job_id} is {job.state}, not waiting for a worker.")
+    job.state, job.attempt, job.worker, job.resumed_step = RUNNING, job.attempt + 1, storable(worker), step
     open_attempt(job)
     notify(JOBS, job.pk)
     return Claimed(job, token, checkpoint)
