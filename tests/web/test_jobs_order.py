@@ -126,6 +126,21 @@ def test_without_any_word_of_a_worker_every_doorbell_rings(world: World, rung: l
     assert relay_outbox() == 3
 
 
+def test_the_page_does_not_believe_a_worker_that_is_silent(world: World) -> None:
+    job = queue(world.expert.workspace)
+    claim_job(job_id=job.pk, worker="gpu-7")
+    row = Job.objects.filter(pk=job.pk)
+    assert waiting(row.get()) is None
+    row.update(reported_at=Now() - timedelta(seconds=20))
+    silent = waiting(row.get())
+    assert silent and silent.text.startswith("No word from gpu-7 since ") and silent.position is None
+    row.update(lease_until=Now() - timedelta(seconds=20))
+    lost = waiting(row.get())
+    assert lost and "gpu-7 is lost, and the platform's keeper" in lost.text
+    row.update(lease_until=Now() + timedelta(seconds=60), reported_at=Now())
+    assert waiting(row.get()) is None
+
+
 def test_the_page_says_why_a_job_waits_and_for_how_long(world: World) -> None:
     a, b = workspaces(world, 2)
     slots(1)

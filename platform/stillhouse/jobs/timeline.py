@@ -4,7 +4,10 @@ import heapq
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.db.models import Avg, F
+from django.db.models.functions import Now
+from django.db.models.lookups import LessThan
 from django.utils import timezone
 
 from stillhouse.jobs.attempts import began_at
@@ -21,6 +24,8 @@ ENDS = {
     "handed_back": "handed back at step {step}",
 }
 RECENT = 20
+SILENCE = timedelta(seconds=15)
+"""A worker that has not reported for this long is missed."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def _entry(job: Job, attempt: Attempt) -> Entry:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Where a queued job stands."""
+    """Where a queued job stands, or what a running one hangs on."""
 
     text: str
     position: int | None = None
@@ -70,9 +75,13 @@ class Waiting:
 
 
 def waiting(job: Job) -> Waiting | None:
-    """Why a queued job does not run yet; None for a job in any other state."""
-    if job.state != QUEUED:
-        return None
+    """Why a queued job does not run yet, or that nobody hears of a running one; None where neither is so."""
+    if job.state == RUNNING:
+        return _silent(job)
+    return _in_line(job) if job.state == QUEUED else None
+
+
+def _in_line(job: Job) -> Waiting:
     if job.due_at and job.due_at > timezone.now():
         return Waiting("The last attempt failed. The next one begins after a short pause.")
     quota = quota_of(job.workspace, job.queue)
@@ -94,6 +103,27 @@ def waiting(job: Job) -> Waiting | None:
     starts_in = _starts_in(job.queue, position)
     about = "" if starts_in is None else f", starts in about {_words(starts_in)}"
     return Waiting(f"Number {position} in line{about}.", position, starts_in)
+
+
+def _silent(job: Job) -> Waiting | None:
+    """A worker that is lost is noticed when its lease ends: until then nobody is to believe that it works."""
+    silence = max(SILENCE, timedelta(seconds=5 * settings.REPORT_SECONDS))
+    found = (
+        Job.objects.filter(pk=job.pk, state=RUNNING, reported_at__lt=Now() - silence)
+        .annotate(overdue=LessThan(F("lease_until"), Now() - silence))
+        .first()
+    )
+    if found is None or found.reported_at is None:
+        return None
+    if found.overdue:
+        return Waiting(
+            f"The worker {found.worker} is lost, and the platform's keeper, who gives its work to another "
+            "one, does not do so. Ask the operator to look after it."
+        )
+    return Waiting(
+        f"No word from {found.worker} since {found.reported_at:%H:%M:%S} UTC. If it stays silent, another "
+        "worker gets the work, from the last checkpoint."
+    )
 
 
 def _starts_in(queue: str, position: int) -> float | None:

@@ -33,6 +33,7 @@ function showJob(job) {
   state.textContent = job.cancelling ? "stopping" : job.pausing ? "pausing" : job.state;
   slot("state").replaceChildren(state);
   put("message", job.waiting || (job.state === "paused" ? "It waits until somebody resumes it." : job.message));
+  if (job.waiting && slot("waiting")) put("waiting", job.waiting);
   put("phase", job.phase || "–");
   put("step", job.total_steps ? `${job.step} of ${job.total_steps}` : `${job.step}`);
   put("eta", job.state === "running" ? duration(job.eta_seconds) : "–");
