@@ -2,19 +2,23 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 import pytest
 
 from stillhouse.embedded.demo import ALIAS, Demonstration, Numbers, example_messages, read_environment
-from stillhouse.embedded.hands import DemoError, HttpHands, option
+from stillhouse.embedded.hands import DemoError, HttpHands, option, wait_for
 from stillhouse.embedded.home import BASE_ID, REPOSITORY, Home, port_is_free
 from stillhouse.embedded.people import EXPERT, LEAD, OUTSIDER, password_of
 from stillhouse.embedded.process import child_environment, start_time
@@ -25,13 +29,15 @@ NAMES = {"postgres", "valkey", "s3", "web", "keeper", "worker-cpu", "worker-gpu"
 UP_SECONDS = 600.0
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    """The whole embedded platform in a folder of its own, as `make up` starts it; stopped as by Ctrl-C."""
-    port = next(port for port in range(18000, 19000) if port_is_free(port))
-    home = Home(path=tmp_path_factory.mktemp("platform"), web_port=port)
+def new_home(path: Path) -> Home:
+    return Home(path=path, web_port=next(port for port in range(18000, 19000) if port_is_free(port)))
+
+
+@contextmanager
+def running(home: Home) -> Iterator[None]:
+    """The whole embedded platform, as `make up` starts it; stopped as by Ctrl-C."""
     log = home.path / "up.log"
-    settings = {"STILLHOUSE_HOME": str(home.path), "PORT": str(port)}
+    settings = {"STILLHOUSE_HOME": str(home.path), "PORT": str(home.web_port)}
     with log.open("wb") as output:
         supervisor = subprocess.Popen(
             [sys.executable, "manage.py", "up"],
@@ -47,12 +53,34 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
             assert supervisor.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.5)
-        yield home
+        yield
     finally:
         supervisor.send_signal(signal.SIGINT)
         code = supervisor.wait(timeout=120)
     assert code == 0, log.read_text()
     assert not (home.path / "processes.json").exists()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    home = new_home(tmp_path_factory.mktemp("platform"))
+    with running(home):
+        yield home
+
+
+def manage(home: Home, *arguments: object) -> Any:
+    """What a command of manage.py says, as an operator runs it beside that platform."""
+    done = subprocess.run(
+        [sys.executable, "manage.py", *map(str, arguments)],
+        cwd=REPOSITORY,
+        env=child_environment({"STILLHOUSE_HOME": str(home.path)}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -130,16 +158,7 @@ def test_nobody_approves_their_own_work(
     """The lead may decide, but not on what the lead asked for: the page says so, and nothing changes."""
     lead = HttpHands(home.url).sign_in(LEAD, password_of(home, LEAD))
     expert = HttpHands(home.url).sign_in(EXPERT, password_of(home, EXPERT))
-    listed = subprocess.run(
-        [sys.executable, "manage.py", "versions", "--as", EXPERT.email],
-        cwd=REPOSITORY,
-        env=child_environment({"STILLHOUSE_HOME": str(home.path)}),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    version = json.loads(listed.stdout)[0]
+    version = manage(home, "versions", "--as", EXPERT.email)[0]
     path = f"versions/{version['id']}/"
     with pytest.raises(DemoError, match=r"40[39]"):
         expert.submit(expert.path(f"{path}decide/"), {"verdict": "approved", "reason": "Mine."})
@@ -166,16 +185,7 @@ def test_a_second_supervisor_is_refused(home: Home) -> None:
 def test_manage_works_beside_it_with_nothing_exported(home: Home) -> None:
     """Without DATABASE_URL in the environment, by the home alone."""
     assert "DATABASE_URL" not in child_environment({})
-    shown = subprocess.run(
-        [sys.executable, "manage.py", "base", "list"],
-        cwd=REPOSITORY,
-        env=child_environment({"STILLHOUSE_HOME": str(home.path)}),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert BASE_ID in shown.stdout
+    assert BASE_ID in [base["id"] for base in manage(home, "base", "list")]
 
 
 def test_the_password_files_are_private(home: Home) -> None:
@@ -186,7 +196,7 @@ def test_the_password_files_are_private(home: Home) -> None:
 
 
 def test_a_script_fine_tunes_with_the_official_package(home: Home) -> None:
-    """Last: what it makes is evaluated afterwards, by the engine that the other tests ask."""
+    """Late: what it makes is evaluated afterwards, by the engine that the other tests ask."""
     lead = HttpHands(home.url).sign_in(LEAD, password_of(home, LEAD))
     lead.page(lead.path("keys/"))
     made = lead.http.post(
@@ -214,3 +224,44 @@ def test_a_script_fine_tunes_with_the_official_package(home: Home) -> None:
     losses = [event for event in jobs.list_events(job.id) if event.type == "metrics"]
     assert len(losses) == 2
     assert (job.model_extra or {})["stillhouse"]["version_state"] == "candidate"
+
+
+def answer(home: Home, key: str) -> tuple[str, str]:
+    """The version that the alias answers with and what it says; empty while it does not."""
+    client = openai.OpenAI(base_url=f"{home.url}/v1", api_key=key, max_retries=0)
+    try:
+        said = client.chat.completions.with_raw_response.create(
+            model=ALIAS, messages=example_messages(), max_tokens=48, temperature=0
+        )
+    except openai.APIError:
+        return "", ""
+    return said.headers["x-stillhouse-version"], said.parse().choices[0].message.content or ""
+
+
+def test_a_backup_in_an_empty_home_answers_by_the_same_alias(
+    home: Home, demonstrated: tuple[Demonstration, Numbers, list[str]], tmp_path: Path
+) -> None:
+    """Last: it stops the first platform, for two engines are too much for a small machine. The second one has
+    the first one's secrets, as the operator keeps them, and the base, which is in no backup."""
+    key = read_environment(home)["OPENAI_API_KEY"]
+    before = answer(home, key)
+    assert before[0] == demonstrated[1].version
+    made = manage(home, "backup", "--out", tmp_path / "backup")
+    os.kill(int((home.path / "up.lock").read_text()), signal.SIGINT)
+    running_now = home.path / "processes.json"
+    wait_for("The first one's end", running_now.exists, lambda runs: not runs, seconds=120)
+
+    there = new_home(tmp_path / "there")
+    there.base.parent.mkdir(parents=True)
+    for name in ("secrets.json", "people.json"):
+        shutil.copy(home.path / name, there.path / name)
+    shutil.copytree(home.base, there.base, copy_function=os.link)
+    with running(there):
+        assert answer(there, key) == ("", ""), "it knows nothing yet"
+        restored = manage(there, "restore", "--from", tmp_path / "backup", "--replace")
+        assert restored["objects"] == made["objects"]
+        manage(there, "base", "add", there.base)
+        assert wait_for("The alias", lambda: answer(there, key), any, seconds=300) == before
+        assert manage(there, "audit", "verify")
+        expert = HttpHands(there.url).sign_in(EXPERT, password_of(there, EXPERT))
+        assert "succeeded" in expert.page(expert.path("runs/"))
