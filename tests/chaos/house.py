@@ -33,7 +33,7 @@ from stillhouse.core import blobs
 from stillhouse.datasets.actions import record_report
 from stillhouse.datasets.models import DatasetVersion
 from stillhouse.jobs.checkpoints import PREFIX, object_key, remove_dropped_checkpoints, remove_orphans
-from stillhouse.jobs.models import Attempt, Checkpoint, Job
+from stillhouse.jobs.models import Attempt, Checkpoint, Job, Outbox
 from stillhouse.training.actions import start_run
 from stillhouse.training.models import TrainingRun
 from tests.proxy import Proxy
@@ -336,7 +336,7 @@ class House:
             Figures(
                 fault=fault,
                 attempts=len(attempts),
-                noticed=(hit.ended_at - self._hit_at).total_seconds() if hit and hit.ended_at else None,
+                noticed=_noticed(hit, self._hit_at) if hit else None,
                 lost_steps=sum(max(0, steps) for steps in again) if again else None,
                 seconds=(job.finished_at - self._hit_at).total_seconds(),
                 duplicates=duplicates,
@@ -371,6 +371,15 @@ class House:
         for name in ("gpu-1", "gpu-2"):
             shutil.rmtree(self.folder / name / "jobs", ignore_errors=True)
         self.ensure()
+
+
+def _noticed(attempt: Attempt, since: datetime) -> float | None:
+    """Seconds until the platform knew of an attempt's end: of a lost one, when it rang for the job again."""
+    at = attempt.ended_at
+    if attempt.outcome == "lost":
+        rung = Outbox.objects.filter(job=attempt.job_id, created_at__gte=at)
+        at = rung.order_by("created_at").values_list("created_at", flat=True).first()
+    return (at - since).total_seconds() if at else None
 
 
 def settings_of(epochs: float) -> dict[str, float]:

@@ -54,6 +54,16 @@ def claimed(world: World) -> Claimed:
     return claim_job(job_id=queued(world).pk, worker="worker-1")
 
 
+def test_a_lost_attempt_ended_with_its_lease_however_late_that_is_noticed(world: World) -> None:
+    """A workspace does not pay for the hours in which no keeper ran."""
+    claim = claimed(world)
+    over = timezone.now() - timedelta(hours=5)
+    Job.objects.filter(pk=claim.job.pk).update(lease_until=over)
+    claim.job.attempts.update(started_at=over - timedelta(minutes=10))
+    assert reap_lost_leases() == 1
+    assert claim.job.attempts.get().ended_at == over
+
+
 def test_the_same_claim_again_gets_the_same_attempt(world: World) -> None:
     """Its answer was lost on the way: nobody else has the job, and the worker does not know that it has."""
     job = queued(world)

@@ -1,7 +1,7 @@
 """The rows that remember who worked on a job, from which step to which, and how it ended."""
 
-from django.db.models import Min
-from django.db.models.functions import Now
+from django.db.models import Min, Value
+from django.db.models.functions import Least, Now
 
 from stillhouse.core.text import storable
 from stillhouse.jobs.models import Attempt, Job, Metric
@@ -23,9 +23,12 @@ def open_attempt(job: Job) -> None:
 
 
 def close_attempt(job: Job, outcome: str, failure: JobFailure | None = None) -> None:
-    """Note how the current attempt ended; nothing happens when it is noted already."""
+    """Note how the current attempt ended; nothing happens when it is noted already.
+
+    A lost one ended with its lease, however long nobody noticed: shares and quotas are counted from this.
+    """
     Attempt.objects.filter(job=job, ended_at=None).update(
-        ended_at=Now(),
+        ended_at=Least(Now(), Value(job.lease_until)) if outcome == "lost" else Now(),
         outcome=outcome,
         resumed_step=began_at(job),
         last_step=job.step,
