@@ -150,6 +150,7 @@ def _find_to_claim(job_id: str, worker: str) -> Job:
     """The job with what `_check_may_claim` asks, in one question; Refused when there is none."""
     job = (
         Job.objects.filter(pk=job_id)
+        .defer("log_tail", "message", "phase", "failure")
         .annotate(
             waits=GreaterThan(F("due_at"), Now()),
             limited=Exists(limits().filter(workspace=OuterRef("workspace"), queue=OuterRef("queue"))),

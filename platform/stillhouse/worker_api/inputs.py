@@ -11,6 +11,8 @@ from stillhouse.jobs.models import Job, Kind
 from stillhouse.training.models import RowPreview, TokenCount, TrainingRun
 from workers.contract import EvaluateSpec, InputFile
 
+READ = ("sha256", "rows_sha256", "size", "rows_size")
+"""What an input is made of, of a dataset version: a claim reads no more."""
 GRANT_SECONDS = int(blobs.URL_LIFE.total_seconds())
 
 
@@ -82,7 +84,8 @@ def _versions(job: Job) -> dict[str, DatasetVersion]:
         case Kind.COUNT:
             return {"data": TokenCount.objects.select_related("version").get(pk=job.subject).version}
         case Kind.TRAIN:
-            run = TrainingRun.objects.select_related("data", "eval_data").get(pk=job.subject)
+            fields = [f"{version}__{name}" for version in ("data", "eval_data") for name in READ]
+            run = TrainingRun.objects.select_related("data", "eval_data").only(*fields).get(pk=job.subject)
             return {"data": run.data, **({"eval": run.eval_data} if run.eval_data else {})}
         case _:
             return {"data": Evaluation.objects.select_related("data").get(pk=job.subject).data}
