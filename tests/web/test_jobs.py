@@ -64,6 +64,20 @@ def test_a_lost_attempt_ended_with_its_lease_however_late_that_is_noticed(world:
     assert claim.job.attempts.get().ended_at == over
 
 
+def test_a_database_whose_clock_was_set_back_still_misses_a_lost_worker(world: World) -> None:
+    claim = claimed(world)
+    ahead = timezone.now() + timedelta(hours=2)
+    row = Job.objects.filter(pk=claim.job.pk)
+    row.update(reported_at=ahead, lease_until=ahead + timedelta(seconds=60))
+    claim.job.attempts.update(started_at=ahead)
+    assert reap_lost_leases() == 0
+    lease = row.get().lease_until
+    assert lease and lease < timezone.now() + timedelta(minutes=5), "and not two hours from now"
+    row.update(lease_until=Now() - timedelta(seconds=1))
+    assert reap_lost_leases() == 1
+    assert claim.job.attempts.get().ended_at == ahead, "no workspace is owed time"
+
+
 def test_the_same_claim_again_gets_the_same_attempt(world: World) -> None:
     """Its answer was lost on the way: nobody else has the job, and the worker does not know that it has."""
     job = queued(world)

@@ -280,7 +280,13 @@ def finish_job(
 
 
 def reap_lost_leases() -> int:
-    """Take back the jobs whose worker has not reported within its lease; returns how many."""
+    """Take back the jobs whose worker has not reported within its lease; returns how many.
+
+    Where the database's clock was set back, leases that began in its future begin now.
+    """
+    Job.objects.filter(state=RUNNING, reported_at__gt=Now() + timedelta(seconds=1)).update(
+        reported_at=Now(), lease_until=_lease_end()
+    )
     lost = Job.objects.filter(state=RUNNING, lease_until__lt=Now()).values_list("pk", flat=True)
     return sum(_reap(job_id) for job_id in list(lost[:500]))
 

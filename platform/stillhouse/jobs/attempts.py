@@ -1,7 +1,7 @@
 """The rows that remember who worked on a job, from which step to which, and how it ended."""
 
-from django.db.models import Min, Value
-from django.db.models.functions import Least, Now
+from django.db.models import F, Min, Value
+from django.db.models.functions import Greatest, Least, Now
 
 from stillhouse.core.text import storable
 from stillhouse.jobs.models import Attempt, Job, Metric
@@ -27,8 +27,9 @@ def close_attempt(job: Job, outcome: str, failure: JobFailure | None = None) -> 
 
     A lost one ended with its lease, however long nobody noticed: shares and quotas are counted from this.
     """
+    lease_end = Least(Now(), Value(job.lease_until))
     Attempt.objects.filter(job=job, ended_at=None).update(
-        ended_at=Least(Now(), Value(job.lease_until)) if outcome == "lost" else Now(),
+        ended_at=Greatest(F("started_at"), lease_end if outcome == "lost" else Now()),
         outcome=outcome,
         resumed_step=began_at(job),
         last_step=job.step,
