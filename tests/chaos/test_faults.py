@@ -11,7 +11,9 @@ import pytest
 from stillhouse.celery import app, ring
 from stillhouse.jobs.control import request_cancel, request_pause, resume_job
 from stillhouse.jobs.models import Attempt, Checkpoint, Outbox
-from tests.chaos.house import LEASE_SECONDS, House, until
+from stillhouse.training.models import TrainingRun
+from tests.chaos.house import LEASE_SECONDS, House, settings_of, until
+from tests.registry import DEMO_BASE
 from tests.world import World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("stores", "transactional_db")]
@@ -178,15 +180,66 @@ def test_the_web_process_killed(house: House, world: World) -> None:
 
 
 @pytest.mark.chaos
-def test_web_and_keeper_killed_between_commit_and_send(house: House, world: World) -> None:
-    """And the broker forgets everything: the job is in the database, so it runs."""
+def test_web_killed_between_commit_and_send(house: House, world: World) -> None:
+    """The web process that took the form dies as soon as the run is committed, nobody having rung for it; and
+    the broker forgets everything. The run is in the database, so it runs."""
     house.kill("keeper")
-    run = house.start_run(world, epochs=4)
-    house.kill("web")
+    data = house.data(world)
+    form = {"adapter_name": "chaos", "base": DEMO_BASE, "data": data.pk, "preset": "quick", **settings_of(4)}
+    with house.posting(world, "/w/acme/runs/new/", form):
+        until(TrainingRun.objects.exists)
+        house.kill("web")
+    run = house.ours(TrainingRun.objects.get())
     assert Outbox.objects.filter(job=run.job_id, sent_at=None).exists(), "committed, and not sent"
     forget_every_doorbell()
     house.ensure()
     assert len(house.check_success(run)) == 1
+    assert TrainingRun.objects.count() == 1
+
+
+@pytest.mark.chaos
+def test_a_keeper_that_is_stopped_is_replaced(house: House, world: World) -> None:
+    """SIGSTOP: it lives, and does nothing. The second one takes back what a lost worker had; woken, the first
+    one stands by."""
+    run = house.start_run(world)
+    house.checkpointed(run)
+    house.ensure("keeper-2")
+    logs = [house.folder / f"{name}.log" for name in ("keeper", "keeper-2")]
+    until(lambda: "standing by" in logs[1].read_text())
+    house.kill("keeper", number=signal.SIGSTOP)
+    house.kill(house.job(run).worker)
+    attempts = house.check_success(run)
+    assert [attempt.outcome for attempt in attempts] == ["lost", "succeeded"]
+    assert "keeping" in logs[1].read_text()
+    said = len(logs[0].read_text())
+    house.kill("keeper", number=signal.SIGCONT)
+    until(lambda: "standing by" in logs[0].read_text()[said:])
+    house.kill("keeper-2")
+
+
+@pytest.mark.chaos
+def test_keeper_and_worker_killed_together(house: House, world: World) -> None:
+    run = house.start_run(world)
+    house.checkpointed(run)
+    lost = house.job(run).worker
+    house.kill("keeper", lost)
+    time.sleep(LEASE_SECONDS)
+    assert house.job(run).state == "running", "nobody is there to see it"
+    house.ensure("keeper")
+    attempts = house.check_success(run)
+    assert [attempt.outcome for attempt in attempts] == ["lost", "succeeded"]
+    went_on(attempts)
+
+
+def test_answers_that_are_lost_on_the_way(house: House, world: World) -> None:
+    """The platform does what it is asked, and the worker does not hear of it: it asks again, and nothing is
+    done twice. A claim like that costs no attempt."""
+    house.kill("gpu-2")
+    for call in (b"/claim HTTP", b"/uploads HTTP", b"/checkpoints HTTP", b"/finish HTTP"):
+        house.front.lose_answers(call, 2)
+    run = house.start_run(world, epochs=8)
+    assert len(house.check_success(run)) == 1
+    assert not house.front.is_losing()
 
 
 @pytest.mark.chaos

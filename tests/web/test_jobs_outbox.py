@@ -290,18 +290,21 @@ def test_a_keeper_that_stands_still_is_replaced(
     caplog.set_level("INFO", "stillhouse.jobs.keeper")
     monkeypatch.setattr(keeper_module, "STANDSTILL", "2500ms")  # more than the pause between two looks
     stop, woken, replaced = threading.Event(), threading.Event(), threading.Event()
-    todo = iter(
-        [
-            [Chore("hangs", 3600, lambda: int(woken.wait(30)))],
-            [Chore("goes on", 3600, lambda: replaced.set() or 0)],
-        ]
-    )
+
+    def hang() -> int:
+        return int(woken.wait(30))
+
+    def go_on() -> int:
+        replaced.set()
+        return 1
+
+    todo = iter([[Chore("hangs", 3600, hang)], [Chore("goes on", 3600, go_on)]])
     monkeypatch.setattr(keeper_module, "chores", lambda: next(todo))
-    keepers = []
-    for said in ("keeping", "standing by"):
-        keepers.append(threading.Thread(target=keep_going, args=(stop,)))
-        keepers[-1].start()
-        until(lambda said=said: said in caplog.text)  # type: ignore[misc]
+    keepers = [threading.Thread(target=keep_going, args=(stop,)) for _ in range(2)]
+    keepers[0].start()
+    until(lambda: "keeping" in caplog.text)
+    keepers[1].start()
+    until(lambda: "standing by" in caplog.text)
     assert replaced.wait(20)
     woken.set()
     until(lambda: caplog.text.count("standing by") == 2, 20)
