@@ -21,10 +21,14 @@ def get_dataset(by: Membership, dataset_id: str) -> Dataset:
 
 
 def versions(by: Membership) -> QuerySet[DatasetVersion]:
-    """Every version of the workspace, newest first; `report` exists once its check has ended well."""
+    """Every version of the workspace, newest first; `report` exists once its check has ended well.
+
+    The body of a report, megabytes of problems, is read where somebody asks for it.
+    """
     return (
         DatasetVersion.objects.filter(dataset__workspace=by.workspace)
         .select_related("dataset__workspace", "job", "report", "created_by")
+        .defer("report__body")
         .order_by("-created_at")
     )
 

@@ -28,6 +28,7 @@ from stillhouse.jobs.control import request_cancel
 from stillhouse.jobs.models import ENDED, Job
 from stillhouse.publishing.retirement import retire_version
 from stillhouse.training.models import RowPreview, TokenCount, TrainingRun
+from stillhouse.training.queries import newest_held_out
 from stillhouse.usage.kept import forget_kept
 from workers.contract import DropContaining
 
@@ -48,18 +49,21 @@ def confirm_erasure(
     if locked.confirmed_at or locked.ended_at:
         raise Conflict("already_decided", "This erasure has been decided on already.")
     findings = list(
-        locked.findings.select_related("version__dataset__workspace", "version__report", "trial__job")
+        locked.findings.select_related("version__dataset__workspace", "version__report", "trial__job").defer(
+            "version__report__body"
+        )
     )
     _check_complete(locked, findings)
     going = [each for each in findings if each.holds or (unread and each.unread)]
     if not going:
         raise UserError("nothing_found", "Nothing was found, so there is nothing to erase.", "text")
+    erased = [each.version_id for each in going]
+    held_out = [each for each in newest_held_out(by) if each.pk not in erased]
     for finding in going:
         if finding.version_id in remade and _leaves_rows(finding):
-            finding.made = _remake(by, locked, finding.version)
+            finding.made = _remake(by, locked, finding.version, held_out)
         finding.erased = True
         finding.save(update_fields=["made", "erased"])
-    erased = [each.version_id for each in going]
     DatasetVersion.objects.filter(pk__in=erased, erased_at=None).update(erased_at=Now())
     _cancel_work_on(by, erased, keep=[each.made.job_id for each in going if each.made])
     now = timezone.now()
@@ -185,10 +189,12 @@ def _leaves_rows(finding: Finding) -> bool:
     return finding.rows is not None and report is not None and finding.rows < report.valid
 
 
-def _remake(by: Membership, erasure: Erasure, version: DatasetVersion) -> DatasetVersion:
+def _remake(
+    by: Membership, erasure: Erasure, version: DatasetVersion, held_out: Sequence[DatasetVersion]
+) -> DatasetVersion:
     text = unseal(PURPOSE, erasure.sealed) if erasure.sealed else ""
     operation = DropContaining(text=text, file=erasure.file)
-    return derive_version(by=by, version=version, operations=[operation], why=erasure.why)
+    return derive_version(by=by, version=version, operations=[operation], why=erasure.why, held_out=held_out)
 
 
 def _cancel_work_on(by: Membership, versions: Sequence[str], *, keep: Collection[str]) -> None:

@@ -56,7 +56,7 @@ def findings_of(erasure: Erasure) -> list[Finding]:
     return list(
         erasure.findings.select_related(
             "version__dataset", "version__report", "trial__job", "made__job", "made__dataset"
-        )
+        ).defer("version__report__body")
     )
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from stillhouse.accounts.models import Membership
 from stillhouse.core.errors import UserError
 from stillhouse.datasets.deriving import derive_version
-from stillhouse.datasets.models import DatasetReport, DatasetVersion
+from stillhouse.datasets.models import DatasetVersion
 from stillhouse.datasets.queries import get_version, version_by_id, versions
 from stillhouse.training.queries import newest_held_out
 from stillhouse.web.access import in_workspace
@@ -68,16 +68,16 @@ TOLD_OTHERWISE = frozenset({"duplicate_row", "ignored_field"})
 """Warnings that have a better fix above, or are no reason to leave a row out."""
 
 
-def fixes(by: Membership, report: DatasetReport) -> list[Fix]:
-    """What the report suggests, the weightiest first."""
-    doctor: dict[str, Any] = report.body.get("doctor") or {}
+def fixes(by: Membership, body: dict[str, Any]) -> list[Fix]:
+    """What a report suggests, the weightiest first."""
+    doctor: dict[str, Any] = body.get("doctor") or {}
     found = [
         *_overlap_fixes(by, doctor),
         *_secret_fixes(doctor),
         *_duplicate_fixes(doctor),
         *_text_fixes(doctor),
     ]
-    for code, rows in sorted((report.body.get("warning_counts") or {}).items()):
+    for code, rows in sorted((body.get("warning_counts") or {}).items()):
         if code in TOLD_OTHERWISE:
             continue
         found.append(
@@ -167,9 +167,10 @@ def _text_fixes(doctor: dict[str, Any]) -> list[Fix]:
     ]
 
 
-def steps_in_words(version: DatasetVersion, report: DatasetReport | None) -> list[dict[str, Any]]:
-    """What each operation that made the version did: words, rows before and after, examples."""
-    done = (report.body.get("derivation") or {}).get("operations", []) if report else []
+def steps_in_words(version: DatasetVersion, body: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """What each operation that made the version did: words, rows before and after, examples. `body`: of its
+    report."""
+    done = ((body or {}).get("derivation") or {}).get("operations", [])
     asked = version.operations or []
     return [
         {

@@ -14,7 +14,7 @@ from stillhouse.accounts.models import Membership
 from stillhouse.core.errors import UserError
 from stillhouse.datasets import notes
 from stillhouse.datasets.models import DatasetVersion
-from stillhouse.datasets.queries import get_version
+from stillhouse.datasets.queries import get_version, versions
 from stillhouse.web.access import in_workspace
 
 PAGE = 50
@@ -69,8 +69,7 @@ def tagged(by: Membership, tag: str) -> dict[str, Any]:
     """For the list of datasets: every tag of the workspace, and the versions that have the chosen one."""
     found = []
     if tag:
-        having = DatasetVersion.objects.filter(dataset__workspace=by.workspace, tags__name=tag)
-        found = list(having.select_related("dataset", "job", "report").order_by("-created_at")[:200])
+        found = list(versions(by).filter(tags__name=tag)[:200])
     return {"tags": notes.tags_in_use(by), "tag": tag, "tagged": found}
 
 

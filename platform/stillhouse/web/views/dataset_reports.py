@@ -13,14 +13,14 @@ from django.shortcuts import redirect, render
 from stillhouse.accounts.models import Membership
 from stillhouse.core.errors import NotFound, UserError
 from stillhouse.datasets import actions
-from stillhouse.datasets.models import DatasetReport, DatasetVersion
+from stillhouse.datasets.models import DatasetVersion
 from stillhouse.datasets.queries import get_version
+from stillhouse.datasets.reports import PAGE, Checked, Kind, checked, problems
 from stillhouse.training.queries import newest_held_out
 from stillhouse.web.access import in_workspace
 from stillhouse.web.views.dataset_notes import with_comments
 from workers.contract import Mapping, items_of
 
-PAGE = 100
 ROLES = ("question", "answer", "context", "reasoning", "system", "messages")
 """What a column may be read as, in the order of the form."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -32,41 +32,38 @@ PREVIEW_ROWS = 3
 def dataset_problems(request: HttpRequest, by: Membership, id: str, number: int) -> HttpResponse:
     """Errors or warnings of one class, or of all, page by page: a fragment of the version's page."""
     version = get_version(by, id, number)
-    kind = "warnings" if request.GET.get("kind") == "warnings" else "errors"
-    context = problems_context(version, _body(version), kind, request.GET.get("code", ""))
-    context["page"] = _page(version, context["problems"], request.GET.get("page"))
+    kind: Kind = "warnings" if request.GET.get("kind") == "warnings" else "errors"
+    page, code = request.GET.get("page", "1"), request.GET.get("code", "")
+    asked = int(page) if page.isdecimal() and len(page) < 7 else 1
+    context = problems_context(version, _checked(version).body, kind, code, asked)
     return render(request, "datasets/_problems.html", context)
 
 
-def problems_context(version: DatasetVersion, body: dict[str, Any], kind: str, code: str) -> dict[str, Any]:
-    """What a list of problems needs; `kind` is `errors` or `warnings`."""
-    listed = [problem for problem in body[kind] if not code or problem["code"] == code]
+def problems_context(
+    version: DatasetVersion, body: dict[str, Any], kind: Kind, code: str = "", page: int = 1
+) -> dict[str, Any]:
+    """What a page of a list of problems needs, with the comments on their rows."""
+    found = problems(version, kind, code, page)
     counts = body.get("error_counts" if kind == "errors" else "warning_counts") or {}
-    total = counts.get(code, len(listed)) if code else sum(counts.values())
+    total = counts.get(code, found.listed) if code else sum(counts.values())
+    shown: Page[Any] = Paginator(range(found.listed), PAGE).page(found.page)
+    shown.object_list = with_comments(version, found.problems)
     return {
         "version": version,
         "kind": kind,
         "code": code,
         "counts": sorted(counts.items(), key=lambda item: -item[1]),
-        "problems": listed,
-        "listed": len(listed),
-        "total": max(total, len(listed)),
-        "page": _page(version, listed, 1),
+        "listed": found.listed,
+        "total": max(total, found.listed),
+        "page": shown,
     }
-
-
-def _page(version: DatasetVersion, problems: list[dict[str, Any]], number: str | int | None) -> Page[Any]:
-    """A page of problems, with the comments on their rows."""
-    page = Paginator(problems, PAGE).get_page(number)
-    page.object_list = with_comments(version, page.object_list)
-    return page
 
 
 @in_workspace("GET")
 def dataset_problems_csv(request: HttpRequest, by: Membership, id: str, number: int) -> HttpResponse:
     """Every listed problem, for a spreadsheet: cells that it would take for formulas are escaped."""
     version = get_version(by, id, number)
-    body = _body(version)
+    body: dict[str, Any] = _checked(version).report.body
     answer = HttpResponse("".join(_csv_lines(body)), content_type="text/csv; charset=utf-8")
     name = f"problems-{version.dataset_id}-v{version.number}.csv"
     answer["Content-Disposition"] = f'attachment; filename="{name}"'
@@ -98,7 +95,7 @@ def escaped(cell: object) -> object:
 def dataset_reading(request: HttpRequest, by: Membership, id: str, number: int) -> HttpResponse:
     """GET: the first rows as the chosen columns would be read, a fragment. POST: read the file that way."""
     version = get_version(by, id, number)
-    reading = _body(version).get("reading") or {}
+    reading = _checked(version).body.get("reading") or {}
     chosen = request.POST if request.method == "POST" else request.GET
     mapping = _mapping({role: chosen.get(role, "") for role in ROLES}, reading.get("columns", []))
     if request.method == "GET":
@@ -152,9 +149,8 @@ def _opened(row: dict[str, str], mapping: Mapping) -> dict[str, object]:
     return opened
 
 
-def _body(version: DatasetVersion) -> dict[str, Any]:
-    report = DatasetReport.objects.filter(version=version).first()
-    if report is None:
+def _checked(version: DatasetVersion) -> Checked:
+    found = checked(version)
+    if found is None:
         raise NotFound("report")
-    body: dict[str, Any] = report.body
-    return body
+    return found

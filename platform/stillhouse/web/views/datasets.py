@@ -17,7 +17,9 @@ from stillhouse.datasets import actions
 from stillhouse.datasets.models import DatasetReport, DatasetVersion, TrafficSource
 from stillhouse.datasets.queries import datasets as datasets_of
 from stillhouse.datasets.queries import get_dataset, get_upload, get_version, trainable
+from stillhouse.datasets.queries import versions as versions_of
 from stillhouse.datasets.quota import room_of
+from stillhouse.datasets.reports import checked
 from stillhouse.jobs.models import SUCCEEDED
 from stillhouse.training.queries import newest_held_out, runs
 from stillhouse.web.access import in_workspace, is_htmx, wants_json
@@ -32,9 +34,10 @@ def datasets(request: HttpRequest, by: Membership) -> HttpResponse:
     page = Paginator(datasets_of(by), 50).get_page(request.GET.get("page"))
     latest = {
         version.dataset_id: version
-        for version in DatasetVersion.objects.filter(dataset__in=[item.pk for item in page])
-        .select_related("job", "report")
-        .order_by("dataset", "number")
+        for version in versions_of(by)
+        .filter(dataset__in=[item.pk for item in page])
+        .order_by("dataset", "-number")
+        .distinct("dataset")
     }
     rows = [(item, latest.get(item.pk)) for item in page]
     context = {"rows": rows, "page": page, **tagged(by, request.GET.get("tag", ""))}
@@ -56,8 +59,8 @@ def dataset_new(request: HttpRequest, by: Membership) -> HttpResponse:
 @in_workspace("GET")
 def dataset(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
     item = get_dataset(by, id)
-    versions = item.versions.select_related("job", "report", "created_by").prefetch_related("tags")
-    versions = versions.annotate(comment_count=Count("comments")).order_by("-number")
+    versions = versions_of(by).filter(dataset=item).order_by("-number").prefetch_related("tags")
+    versions = versions.annotate(comment_count=Count("comments"))
     return render(
         request,
         "datasets/dataset.html",
@@ -73,27 +76,28 @@ def uploader_context(by: Membership) -> dict[str, Any]:
 @in_workspace("GET")
 def dataset_version(request: HttpRequest, by: Membership, id: str, number: int) -> HttpResponse:
     version = get_version(by, id, number)
-    report = DatasetReport.objects.filter(version=version).first()
+    found = checked(version)
+    report = found.report if found else None
     if wants_json(request):
         return JsonResponse(_version_json(version, report))
     context: dict[str, Any] = {
         "version": version,
         "report": report,
-        "body": report.body if report else None,
+        "body": found.body if found else None,
         "job": version.job,
     }
-    if report is not None:
-        context["errors"] = problems_context(version, report.body, "errors", "")
-        context["warnings"] = problems_context(version, report.body, "warnings", "")
-        context["reading_fields"] = reading_fields(report.body.get("reading") or {})
-        context["charts"] = charts(report.body.get("doctor") or {})
-        context["fixes"] = fixes(by, report)
+    if found is not None:
+        context["errors"] = problems_context(version, found.body, "errors")
+        context["warnings"] = problems_context(version, found.body, "warnings")
+        context["reading_fields"] = reading_fields(found.body.get("reading") or {})
+        context["charts"] = charts(found.body.get("doctor") or {})
+        context["fixes"] = fixes(by, found.body)
         context["others"] = trainable(by).exclude(pk=version.pk)[:50]
     context["traffic"] = TrafficSource.objects.filter(upload=version.upload_id).first()
     if context["traffic"] and report is not None and report.valid:
         context["targets"] = append_targets(by, version.pk, version.dataset_id)
     context["parents"] = [source.parent for source in version.sources.select_related("parent__dataset")]
-    context["steps"] = steps_in_words(version, report)
+    context["steps"] = steps_in_words(version, found.body if found else None)
     if is_htmx(request):
         return render(request, "datasets/_report.html", context)
     context["runs"] = runs(by).filter(data=version)[:5]
