@@ -13,6 +13,7 @@ finish, for those messages only ever gain optional fields (`tests/chaos/test_upg
 from workers.contract.base import CONTRACT_VERSION, Answer, Message, Sha256
 from workers.contract.confidence import Calibration, Sureness, sureness
 from workers.contract.data import (
+    MAX_ROWS,
     Counted,
     Doctor,
     OtherRows,
@@ -112,6 +113,7 @@ __all__ = [
     "CHAT",
     "CHECKPOINT_DAMAGED",
     "CONTRACT_VERSION",
+    "MAX_ROWS",
     "AdapterManifest",
     "Answer",
     "Append",

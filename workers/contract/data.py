@@ -12,6 +12,8 @@ from workers.contract.base import Message, Sha256
 from workers.contract.reading import Mapping, Reading
 
 FileFormat = Literal["auto", "jsonl"]
+MAX_ROWS = 20_000_000
+"""Rows of one file that are read: a check holds some forty bytes of each."""
 
 
 class SplitSpec(Message):

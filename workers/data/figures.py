@@ -92,7 +92,7 @@ class Found:
     shared: list[Shared] = field(default_factory=list)
     """For every file to compare with."""
     sides: Sides = field(default_factory=Sides)
-    table: bytes | None = None
+    table: pa.Buffer | None = None
     """The good rows under the normalised layout, as one Arrow message."""
 
 
@@ -173,7 +173,7 @@ def _figures(good: list[CheckedLine], found: Found, spec: ValidateSpec, *, sampl
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batch.schema) as writer:
             writer.write_batch(batch)
-        found.table = sink.getvalue().to_pybytes()
+        found.table = sink.getvalue()
 
 
 def _lengths(batch: pa.RecordBatch, rows: Sequence[list[ChatMessage]], found: Found, samples: int) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from pickle import PickleBuffer
+from typing import BinaryIO, NamedTuple, SupportsIndex
 
 BLOCK_BYTES = 2 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -37,6 +38,11 @@ class LineBlock:
     skipped: int = 0
     """Bytes of the one line that was not held."""
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[object, ...]:
+        """Its bytes on their own, which other processes then share (see `workers.data.spread`)."""
+        data = PickleBuffer(self.data) if int(protocol) >= 5 else self.data
+        return LineBlock, (self.number, data, self.source, self.skipped)
+
     def lines(self, max_bytes: int) -> Iterator[Line]:
         """The lines. A carriage return before the line feed belongs to the line end.
 
@@ -60,26 +66,26 @@ def read_blocks(
 
     A line longer than `max_bytes` is counted and skipped, never held in memory.
     """
-    number, rest = 1, b""
-    first = True
-    while True:
-        data = file.read(block_bytes)
+    number, first = 1, True
+    rest, ahead = b"", b""
+    while data := ahead or file.read(block_bytes):
+        ahead = b""
         if first:
             data, first = data.removeprefix(BYTE_ORDER_MARK), False
-        rest += data
-        if not data:
-            if rest:
-                yield LineBlock(number, rest, source)
-            return
-        end = rest.rfind(b"\n") + 1
+        end = data.rfind(b"\n") + 1
         if end:
-            yield LineBlock(number, rest[:end], source)
-            number += rest.count(b"\n", 0, end)
-            rest = rest[end:]
-        elif len(rest) > max_bytes + 1:
-            size, rest = _skip_line(file, len(rest))
+            block = LineBlock(number, b"".join((rest, memoryview(data)[:end])), source)
+            yield block
+            number += block.data.count(b"\n")
+            rest = data[end:]
+        elif len(rest) + len(data) > max_bytes + 1:
+            size, ahead = _skip_line(file, len(rest) + len(data))
             yield LineBlock(number, b"", source, skipped=size)
-            number += 1
+            number, rest = number + 1, b""
+        else:
+            rest += data
+    if rest:
+        yield LineBlock(number, rest, source)
 
 
 def _skip_line(file: BinaryIO, size: int) -> tuple[int, bytes]:

@@ -3,7 +3,6 @@
 After Broder (1997) and Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", chapter 3.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +19,8 @@ SEED = 1
 MAX_ROWS = 4_000_000
 """128 bytes of memory each."""
 MAX_GROUPS, MAX_GROUP = 50, 20
+FIRST_ROWS = 65_536
+PAIRS_A_TIME = 100_000
 
 Signatures = NDArray[np.uint16]
 
@@ -59,45 +60,54 @@ class NearDuplicates:
     """Signatures of a whole file, and the groups among them."""
 
     def __init__(self) -> None:
-        self._pieces: list[Signatures] = []
-        self._numbers: list[NDArray[np.int64]] = []
+        self._marks: Signatures = np.zeros((0, PERMUTATIONS), dtype=np.uint16)
+        """Of the first `rows` rows; beyond them there is room for more."""
         self.rows = 0
         self.complete = True
 
-    def add(self, numbers: NDArray[np.int64], found: Signatures) -> None:
-        """Signatures of the rows of these numbers."""
-        if self.rows + len(found) > MAX_ROWS:
+    def add(self, found: Signatures) -> None:
+        """Signatures of the next rows."""
+        rows = self.rows + len(found)
+        if rows > MAX_ROWS:
             self.complete = False
-            self._pieces.clear()
+            self._forget()
+        if not self.complete:
             return
-        if self.complete:
-            self._pieces.append(found)
-            self._numbers.append(numbers)
-            self.rows += len(found)
+        if rows > len(self._marks):  # grown in place: two copies at once would not fit
+            room = min(MAX_ROWS, max(rows * 5 // 4, FIRST_ROWS))
+            self._marks.resize((room, PERMUTATIONS), refcheck=False)
+        self._marks[self.rows : rows] = found
+        self.rows = rows
 
     def roots(self) -> NDArray[np.int64]:
-        """For each row the index of the first row of its group; empty when there is nothing to compare."""
-        if not self.complete or not self.rows:
-            return np.zeros(0, dtype=np.int64)
-        matrix = np.concatenate(self._pieces)
-        self._pieces.clear()
-        parents = np.arange(len(matrix))
-        for band in range(BANDS):
-            _join(matrix, band, parents)
+        """For each row the index of the first row of its group; empty when there is nothing to compare.
+
+        The signatures are forgotten.
+        """
+        parents = np.arange(self.rows)
+        for band in range(BANDS if self.rows else 0):
+            _join(self._marks[: self.rows], band, parents)
+        self._forget()
         return _roots(parents)
 
-    def groups(self, roots: NDArray[np.int64]) -> tuple[int, list[list[int]]]:
-        """How many rows are like an earlier one, and the largest groups as row numbers."""
-        members: dict[int, list[int]] = defaultdict(list)
-        alone = np.flatnonzero(roots != np.arange(len(roots)))
-        if not len(alone):
-            return 0, []
-        numbers = np.concatenate(self._numbers)
-        for index in alone.tolist():
-            members[int(roots[index])].append(index)
-        largest = sorted(members.items(), key=lambda item: -len(item[1]))[:MAX_GROUPS]
-        shown = [[int(numbers[i]) for i in [root, *rest][:MAX_GROUP]] for root, rest in largest]
-        return len(alone), shown
+    def _forget(self) -> None:
+        self._marks, self.rows = np.zeros((0, PERMUTATIONS), dtype=np.uint16), 0
+
+
+def groups(roots: NDArray[np.int64], numbers: NDArray[np.int64]) -> tuple[int, list[list[int]]]:
+    """How many rows are like an earlier one, and the largest groups as row numbers.
+
+    `roots` of `NearDuplicates`; `numbers` of the same rows.
+    """
+    later = np.flatnonzero(roots != np.arange(len(roots)))
+    firsts, sizes = np.unique(roots[later], return_counts=True)
+    members = later[np.argsort(roots[later], kind="stable")]
+    ends = np.cumsum(sizes)
+    shown = []
+    for group in np.argsort(-sizes, kind="stable")[:MAX_GROUPS]:
+        rest = members[ends[group] - sizes[group] : ends[group]][: MAX_GROUP - 1]
+        shown.append([int(numbers[firsts[group]]), *numbers[rest].tolist()])
+    return len(later), shown
 
 
 def _join(matrix: Signatures, band: int, parents: NDArray[np.int64]) -> None:
@@ -105,14 +115,16 @@ def _join(matrix: Signatures, band: int, parents: NDArray[np.int64]) -> None:
     keys = np.ascontiguousarray(matrix[:, band * BAND : (band + 1) * BAND]).view(np.uint64).ravel()
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
-    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-    sizes = np.diff(np.append(starts, len(ordered)))
-    many = sizes > 1
-    firsts = np.repeat(order[starts[many]], sizes[many] - 1)
-    rest = np.delete(np.arange(len(ordered)), starts)
-    others = order[rest]
-    for at in range(0, len(others), 100_000):
-        one, two = firsts[at : at + 100_000], others[at : at + 100_000]
+    new = np.append(True, ordered[1:] != ordered[:-1])
+    del keys, ordered
+    starts = np.flatnonzero(new)
+    sizes = np.diff(np.append(starts, len(order)))
+    firsts = np.repeat(order[starts], sizes - 1)
+    others = order[~new]
+    for at in range(0, len(others), PAIRS_A_TIME):
+        one, two = firsts[at : at + PAIRS_A_TIME], others[at : at + PAIRS_A_TIME]
+        apart = parents[one] != parents[two]  # in a file of one row again and again, hardly any are
+        one, two = one[apart], two[apart]
         alike = (matrix[one] == matrix[two]).mean(axis=1) >= SIMILAR
         for left, right in zip(one[alike].tolist(), two[alike].tolist(), strict=True):
             _unite(parents, left, right)

@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -288,12 +287,9 @@ def drop_repeats(items: Iterable[Item], done: Done) -> Iterator[Item]:
 def drop_near(items: Iterable[Item], done: Done, folder: Path) -> Iterator[Item]:
     """The first of rows that say almost the same stays; all must be seen before it is known which."""
     spool, near = Spool(folder), NearDuplicates()
-    count = 0
     for batch in in_batches(items):
-        marks = signatures([said(item.messages) for item in batch])
-        near.add(np.arange(count, count + len(batch), dtype=np.int64), marks)
+        near.add(signatures([said(item.messages) for item in batch]))
         spool.put(batch)
-        count += len(batch)
     if not near.complete:
         raise TooManyRows(f"Rows that are almost the same are looked for among at most {MAX_ROWS:,} rows.")
     roots = near.roots()

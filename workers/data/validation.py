@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from workers.contract import Problem, Reading, ValidateSpec, ValidationReport
 from workers.contract.data import storable
@@ -16,7 +17,7 @@ from workers.data.batches import first_rows
 from workers.data.doctor import diagnose, merged_counts
 from workers.data.elsewhere import RowIndex
 from workers.data.figures import DISTINCT_ANSWERS, MAX_FIELDS, PLACES, SAMPLES, Found, find
-from workers.data.near import NearDuplicates
+from workers.data.near import NearDuplicates, groups
 from workers.data.normalised import RowsWriter
 from workers.data.overlap import OverlapTally, Sides, index_of
 from workers.data.readers import Limits, Source, Unreadable, open_source
@@ -29,6 +30,7 @@ LARGE_FILE = 16 * 1024**2
 """From this size on the work is spread over processes."""
 MAX_PROCESSES = 4
 MAX_IGNORED = 100
+Numbers = NDArray[np.int64]
 PREVIEW_ROWS, PREVIEW_CELLS, PREVIEW_CHARACTERS = 5, 100, 300
 Progress = Callable[[int], None]
 
@@ -39,8 +41,8 @@ class _Tally:
     def __init__(self, spec: ValidateSpec, rows_file: Path | None) -> None:
         self.spec = spec
         self.total = Found()
-        self.keys: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []
-        self.numbers: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []
+        self.keys: list[Numbers] = []
+        self.numbers: list[Numbers] = []
         self.near = NearDuplicates()
         self.writer = RowsWriter(rows_file) if rows_file else None
         self.overlaps = [OverlapTally(other) for other in spec.others]
@@ -94,7 +96,7 @@ class _Tally:
         self.keys.append(found.keys)
         self.numbers.append(found.numbers)
         if found.signatures is not None:
-            self.near.add(found.numbers, found.signatures)
+            self.near.add(found.signatures)
         if self.writer is not None and found.table is not None:
             for batch in pa.ipc.open_stream(found.table):
                 self.writer.write(batch)
@@ -108,26 +110,23 @@ class _Tally:
         if self.total.warning_counts[problem.code] <= self.spec.max_problems:
             self.total.warnings.append(problem)
 
-    def repeats(self) -> int:
+    def repeats(self, numbers: Numbers) -> int:
         """Rows that occurred before; each is a warning that names the first."""
-        if not self.keys:
-            return 0
-        keys, numbers = np.concatenate(self.keys), np.concatenate(self.numbers)
+        keys = np.concatenate([*self.keys, np.zeros(0, dtype=np.int64)])
         self.keys.clear()
         order = np.argsort(keys, kind="stable")
         ordered = keys[order]
-        same = np.append(False, ordered[1:] == ordered[:-1])[: len(ordered)]
-        at = np.flatnonzero(same)
-        firsts = order[np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))]
-        pairs = sorted(zip(order[at].tolist(), firsts[at].tolist(), strict=True))
-        for index, first in pairs[: self.spec.max_problems]:
+        same = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
+        rows = np.sort(order[same])
+        for index in rows[: self.spec.max_problems].tolist():
+            first = order[np.searchsorted(ordered, keys[index])]
             message = (
                 f"This row is the same as row {numbers[first]}. Remove one unless it should count twice."
             )
             self.warn(Problem(row=int(numbers[index]), field="", code="duplicate_row", message=message))
-        if len(pairs):
-            self.total.warning_counts["duplicate_row"] = len(pairs)
-        return len(pairs)
+        if len(rows):
+            self.total.warning_counts["duplicate_row"] = len(rows)
+        return len(rows)
 
     def end_of_file(self, reading: Reading | None) -> None:
         if self.total.rows == 0 and not self.total.errors:
@@ -143,17 +142,19 @@ class _Tally:
 
     def report(self, reading: Reading | None, seconds: Callable[[], float]) -> ValidationReport:
         total = self.total
-        repeats = self.repeats()
+        numbers = np.concatenate([*self.numbers, np.zeros(0, dtype=np.int64)])
+        self.numbers.clear()
+        repeats = self.repeats(numbers)
         roots = self.near.roots()
-        near, groups = self.near.groups(roots)
+        near, alike = groups(roots, numbers)
         overlap, split = [each.result() for each in self.overlaps], self.spec.split
-        if split is not None and self.numbers:
-            overlap.append(self.sides.overlap(np.concatenate(self.numbers), roots))
+        if split is not None and len(numbers):
+            overlap.append(self.sides.overlap(numbers, roots))
         doctor = diagnose(
             total,
             repeats=repeats,
             near=max(0, near - repeats),
-            groups=groups,
+            groups=alike,
             near_checked=self.spec.near_duplicates and self.near.complete,
             overlap=overlap,
             split=self.sides.counts(split) if split is not None else None,

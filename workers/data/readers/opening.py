@@ -5,6 +5,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, cast
 
@@ -21,6 +22,7 @@ from workers.data.readers.source import (
     RawRow,
     Source,
     Unreadable,
+    at_most,
     in_batches,
 )
 from workers.data.readers.streams import GZIP, ZSTD, Allowance, Bounded, LineFeeds, Recoded, buffered, unpack
@@ -51,12 +53,17 @@ Open = Callable[[], BinaryIO]
 
 def open_source(path: Path, limits: Limits) -> Source:
     """What `path` is and how to read it. Raises Unreadable, and OSError when there is no file."""
+    source = _opened(path, limits)
+    return replace(source, batches=lambda: at_most(source.batches(), limits.rows))
+
+
+def _opened(path: Path, limits: Limits) -> Source:
     with path.open("rb") as file:
         head = file.read(HEAD)
     if head.startswith(PARQUET):
         if is_normalised(path):
             return Source(NORMALISED, lambda: in_batches(read_normals(path)))
-        return Source("Parquet", lambda: in_batches(read_parquet(path)))
+        return Source("Parquet", lambda: in_batches(_parquet(path, limits)))
     if head.startswith((ZIP, b"PK\x05\x06")):
         return _zipped(path, limits)
     if head.startswith((GZIP, ZSTD)):
@@ -64,9 +71,15 @@ def open_source(path: Path, limits: Limits) -> Source:
     return _text_source(lambda: path.open("rb"), head, limits)
 
 
+def _parquet(path: Path, limits: Limits) -> Iterator[RawRow]:
+    with path.open("rb") as file:
+        yield from read_parquet(file, limits)
+
+
 def open_lines(path: Path, limits: Limits) -> Source:
     """`path` as JSON Lines in UTF-8, whatever it looks like."""
-    return _text_source(lambda: path.open("rb"), b"{}", limits)
+    source = _text_source(lambda: path.open("rb"), b"{}", limits)
+    return replace(source, batches=lambda: at_most(source.batches(), limits.rows))
 
 
 def _compressed(path: Path, magic: bytes, limits: Limits) -> Source:
@@ -171,6 +184,7 @@ def _members(path: Path, members: list[zipfile.ZipInfo], limits: Limits, notes: 
     """The rows of one member after the other; names are shown to people and never used as paths."""
     _check_apart(members)
     whole = Allowance(path.stat().st_size, limits)
+    whole.check(sum(info.file_size for info in members))
     with zipfile.ZipFile(path) as archive:
         for info in members:
             name = _shown(info.filename)
@@ -182,6 +196,7 @@ def _members(path: Path, members: list[zipfile.ZipInfo], limits: Limits, notes: 
                 raise Unreadable(
                     "encrypted", "This file in the archive has a password. Pack it without.", name
                 )
+            Allowance(info.compress_size, limits).check(info.file_size, name)
             yield from _member(archive, info, name, limits, notes, whole)
 
 
@@ -219,7 +234,7 @@ def _member(
         head = file.read(HEAD)
     if head.startswith(PARQUET):
         with _spooled(opened(), name) as copy:
-            yield from in_batches(read_parquet(copy, name))
+            yield from in_batches(read_parquet(copy, limits, name))
     elif head.startswith(ZIP) and b"[Content_Types].xml" in head:
         with _spooled(opened(), name) as copy:
             yield from in_batches(read_workbook(copy, limits, name, notes=notes))

@@ -5,17 +5,22 @@ import decimal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from workers.data.readers.source import MAX_COLUMNS, RawRow, Unreadable
+from workers.data.readers.source import MAX_COLUMNS, Limits, RawRow, Unreadable, too_many_rows
+from workers.data.readers.streams import Allowance
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 ROWS = 128
 METADATA_BYTES = 64 * 1024**2
 MAX_DEPTH = 16
+FREE_ROWS = 1_000_000
+"""Beyond these a row takes at least a byte of the file: less do only rows that are all the same."""
 
 
-def read_parquet(file: Path | IO[bytes], source: str = "") -> Iterator[RawRow]:
+def read_parquet(file: IO[bytes], limits: Limits, source: str = "") -> Iterator[RawRow]:
     """The rows, numbered from 1, as plain Python values."""
     import pyarrow.parquet as pq  # noqa: PLC0415 - it takes a while to load, and few files need it
 
@@ -27,7 +32,9 @@ def read_parquet(file: Path | IO[bytes], source: str = "") -> Iterator[RawRow]:
             thrift_container_size_limit=1_000_000,
         )
         _check_columns(len(opened.schema_arrow.names), opened.metadata.num_columns, source)
+        allowance = _weighed(file, opened.metadata, limits, source)
         for batch in opened.iter_batches(batch_size=ROWS, use_threads=False):
+            allowance.take(batch.nbytes, source)
             for row in batch.to_pylist():
                 at.row += 1
                 yield RawRow(at.row, {name: _plain(value) for name, value in row.items()}, source)
@@ -56,6 +63,25 @@ def reading_errors(source: str = "") -> Iterator[_At]:
         raise Unreadable(
             "damaged_parquet", f"The Parquet file cannot be read{after}. Write it again.", source
         ) from None
+
+
+def _weighed(file: IO[bytes], metadata: "pq.FileMetaData", limits: Limits, source: str) -> Allowance:
+    """What the rows may unpack to. What the file says of itself is refused at once where it is too much: that
+    it says too little, those who read on find out."""
+    packed, rows = file.seek(0, 2), metadata.num_rows
+    if rows > limits.rows:
+        raise too_many_rows(limits.rows, rows, source)
+    if rows > max(FREE_ROWS, packed):
+        raise Unreadable(
+            "unpacks_too_large",
+            f"The file says that its {packed:,} bytes hold {rows:,} rows, far more than its size suggests. "
+            "Leave out the repeats, or upload it as JSON Lines or CSV.",
+            source,
+        )
+    allowance = Allowance(packed, limits)
+    groups = range(metadata.num_row_groups)
+    allowance.check(sum(metadata.row_group(group).total_byte_size for group in groups), source)
+    return allowance
 
 
 def _check_columns(columns: int, leaves: int, source: str) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from workers.contract import MAX_ROWS
 from workers.data.chat import Extra
 from workers.data.lines import LineBlock
 
@@ -25,6 +26,7 @@ class Limits:
     """What reading one file may cost."""
 
     row_bytes: int = 8 * 1024 * 1024
+    rows: int = MAX_ROWS
     unpacked_bytes: int = 64 * 1024**3
     ratio: int = 250
     """Unpacked bytes for each packed one, beyond the first `free_bytes`."""
@@ -63,6 +65,27 @@ class Source:
     delimiter: str = ""
     notes: Notes = field(default_factory=dict)
     """Doubts about the file as a whole, by code; more may come while it is read."""
+
+
+def at_most(batches: Iterator[Batch], rows: int) -> Iterator[Batch]:
+    """The batches up to about so many rows; raises Unreadable `too_many_rows` when there are more."""
+    before = line = 0
+    for batch in batches:
+        if isinstance(batch, LineBlock):
+            before += line if batch.number == 1 else 0  # the lines of another file
+            line = batch.number
+        else:
+            before += len(batch)
+        if before + line > rows:
+            raise too_many_rows(rows)
+        yield batch
+
+
+def too_many_rows(most: int, found: int = 0, source: str = "") -> Unreadable:
+    """`found`: as the file itself says; 0: nobody has counted them."""
+    rows = f"{found:,} rows, more" if found else "more rows"
+    message = f"The file has {rows} than the {most:,} that are read. Split it into several files."
+    return Unreadable("too_many_rows", message, source)
 
 
 def in_batches(rows: Iterator[RawRow], size: int = BATCH_ROWS) -> Iterator[Batch]:

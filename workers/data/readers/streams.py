@@ -21,10 +21,14 @@ class Allowance:
         self._most = min(limits.unpacked_bytes, max(limits.free_bytes, packed * limits.ratio))
         self._read = 0
 
-    def take(self, count: int, name: str) -> None:
+    def take(self, count: int, name: str = "") -> None:
         """Raises Unreadable `unpacks_too_large`."""
         self._read += count
-        if self._read > self._most:
+        self.check(self._read, name)
+
+    def check(self, size: int, name: str = "") -> None:
+        """The same for what a file says of itself: one that claims too much is believed."""
+        if size > self._most:
             raise Unreadable(
                 "unpacks_too_large",
                 f"This unpacks to more than {self._most:,} bytes, far more than its size suggests. "

@@ -1,6 +1,7 @@
 """Excel workbooks, row by row. Formulas are read by the value that was stored with them, never computed."""
 
 import datetime
+import re
 import zipfile
 from collections.abc import Iterator
 from typing import IO, Any
@@ -8,13 +9,15 @@ from xml.etree.ElementTree import ParseError
 
 from defusedxml.common import DefusedXmlException
 
-from workers.data.readers.source import Limits, Notes, RawRow, Unreadable
+from workers.data.readers.source import MAX_COLUMNS, Limits, Notes, RawRow, Unreadable
 from workers.data.readers.streams import Allowance, Bounded
 from workers.data.readers.texts import column_names, is_header
 
 ERRORS = frozenset({"#N/A", "#VALUE!", "#REF!", "#DIV/0!", "#NUM!", "#NAME?", "#NULL!"})
 TITLE_ROWS = 20
 """So many rows at the top may be a title rather than the header."""
+_TOO_WIDE = re.compile(r"[A-Z]{4,}\d*'? is not a valid")
+"""In what openpyxl says of a cell beyond the 18,278th column."""
 EMPTY_ROWS = 10_000
 """So many empty rows on end are taken for the end of the sheet: a stray cell far below costs nothing."""
 
@@ -33,7 +36,7 @@ def read_workbook(
         book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
         sheets = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
         for at, sheet in enumerate(sheets):
-            rows = _sheet(sheet, f"{source}, {sheet.title}" if source else sheet.title)
+            rows = _sheet(sheet, f"{source}, {sheet.title}" if source else sheet.title, notes)
             if (first := next(rows, None)) is not None:
                 if notes is not None and sheets[at + 1 :]:
                     notes["skipped_sheets"] = (
@@ -45,6 +48,12 @@ def read_workbook(
                 return
     except (DefusedXmlException, ParseError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         code, what = "damaged_workbook", "cannot be read as an Excel workbook"
+        if _TOO_WIDE.search(str(error)):
+            message = (
+                f"The sheet has cells beyond column ZZZ; at most {MAX_COLUMNS:,} columns are read. "
+                "Keep the columns with the question and the answer."
+            )
+            raise Unreadable("too_many_columns", message, source) from None
         if isinstance(error, DefusedXmlException) or isinstance(error.__cause__, DefusedXmlException):
             code, what = "xml_entities", "holds XML entities, which no spreadsheet program writes"
         raise Unreadable(
@@ -55,9 +64,11 @@ def read_workbook(
 def _weigh(file: IO[bytes], limits: Limits, source: str) -> None:
     """Unpack every part once and throw it away: what a workbook claims to unpack to is not believed."""
     try:
+        whole = Allowance(file.seek(0, 2), limits)
         with zipfile.ZipFile(file) as archive:
             for info in archive.infolist():
-                with Bounded(archive.open(info), Allowance(info.compress_size, limits), name=source) as part:
+                part_only = Allowance(info.compress_size, limits)
+                with Bounded(archive.open(info), part_only, whole, name=source) as part:
                     while part.read(1 << 20):
                         pass
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError):
@@ -68,9 +79,10 @@ def _weigh(file: IO[bytes], limits: Limits, source: str) -> None:
         ) from None
 
 
-def _sheet(sheet: Any, source: str) -> Iterator[RawRow]:
+def _sheet(sheet: Any, source: str, notes: Notes | None) -> Iterator[RawRow]:
     header: list[str] | None = None
     empty = 0
+    sheet.reset_dimensions()  # programs write wrong ones, and what stands outside would not be read
     for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
         if not any(cell is not None and cell != "" for cell in cells):
             empty += 1
@@ -83,6 +95,12 @@ def _sheet(sheet: Any, source: str) -> Iterator[RawRow]:
                 continue
             header = column_names([str(cell) if cell is not None else "" for cell in _trimmed(cells)], source)
             continue
+        if notes is not None and len(cells) > len(header) and _trimmed(cells[len(header) :]):
+            notes.setdefault(
+                "cells_beyond_header",
+                f"Row {number:,} has cells to the right of the last column with a name. Such cells are "
+                "not read: give the column a name in the header.",
+            )
         yield _row(number, header, cells, source)
 
 
