@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from workers.contract import Mapping
 from workers.data.checked import CheckedLine
 from workers.data.checks import check_line, check_raw, is_plain
-from workers.data.fast import fast_messages, fast_row, key_ends
-from workers.data.lines import LineBlock
+from workers.data.fast import fast_messages, fast_rows
+from workers.data.lines import Line, LineBlock
 from workers.data.readers import Batch, RawRow, Source
 from workers.data.strict_json import JsonProblem, parse
 
@@ -32,24 +32,36 @@ def check_batch(
                 checked.raw = raw.value
             yield checked
         return
-    fast = is_plain(mapping) and not batch.skipped and ESCAPED_NUL not in batch.data
-    ends, doubtful = key_ends(batch.data) if fast else ([], [])
-    for at, line in enumerate(batch.lines(max_row_bytes)):
-        found = fast_row(line.data, ends[at], doubtful[at]) if fast else None
-        if found is not None:
-            messages, extra = found
-            checked = CheckedLine(line.number, {"messages": messages}, source=batch.source)
-            if extra:
-                checked.extra, checked.ignored = extra, list(extra)
-            yield checked
-        elif not line.is_blank:
-            checked = check_line(line, max_row_bytes, mapping, batch.source)
-            if mended is not None and _has_unknown_role(checked):
-                checked = check_line(line, max_row_bytes, mended, batch.source)
-                checked.mended = True
-            if checked.row is None:
-                checked.raw = line.data
-            yield checked
+    lines: list[Line] = []
+    if is_plain(mapping) and not batch.skipped and ESCAPED_NUL not in batch.data:
+        for at, found in enumerate(fast_rows(batch.data, max_row_bytes)):
+            if found is not None:
+                messages, extra = found
+                checked = CheckedLine(batch.number + at, {"messages": messages}, source=batch.source)
+                if extra:
+                    checked.extra, checked.ignored = extra, list(extra)
+                yield checked
+            else:
+                lines = lines or list(batch.lines(max_row_bytes))
+                yield from _exactly(lines[at], batch.source, max_row_bytes, mapping, mended)
+        return
+    for line in batch.lines(max_row_bytes):
+        yield from _exactly(line, batch.source, max_row_bytes, mapping, mended)
+
+
+def _exactly(
+    line: Line, source: str, max_row_bytes: int, mapping: Mapping | None, mended: Mapping | None
+) -> Iterator[CheckedLine]:
+    """Nothing of a blank line."""
+    if line.is_blank:
+        return
+    checked = check_line(line, max_row_bytes, mapping, source)
+    if mended is not None and _has_unknown_role(checked):
+        checked = check_line(line, max_row_bytes, mended, source)
+        checked.mended = True
+    if checked.row is None:
+        checked.raw = line.data
+    yield checked
 
 
 def _has_unknown_role(checked: CheckedLine) -> bool:

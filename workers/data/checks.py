@@ -162,7 +162,7 @@ def _set_aside(row: dict[str, object], read: frozenset[str], checked: CheckedLin
     """Fields beside the conversation are kept with the row."""
     extra = {key: value for key, value in row.items() if key not in read}
     if extra:
-        checked.ignored.extend(key for key in extra if key != TOOLS)
+        checked.ignored = [*checked.ignored, *(key for key in extra if key != TOOLS)]
         checked.extra = extra
 
 
@@ -224,7 +224,9 @@ def _message(item: object, place: str, checked: CheckedLine) -> ChatMessage | No
                 f"`{name}` cannot be trained on yet. Remove the field, or write what matters into `content`.",
             )
     listed = place.partition("[")[0]
-    checked.ignored.extend(f"{listed}[].{key}" for key in item if key not in KNOWN_MESSAGE_FIELDS)
+    if item.keys() - KNOWN_MESSAGE_FIELDS:
+        more = [f"{listed}[].{key}" for key in item if key not in KNOWN_MESSAGE_FIELDS]
+        checked.ignored = [*checked.ignored, *(name for name in more if name not in checked.ignored)]
     role = item.get("role")
     if role not in ROLES:
         what = "has no `role`" if "role" not in item else f"has the role {shown(role)}"

@@ -6,6 +6,7 @@ from typing import cast
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from workers.data.chat import TOOLS, ChatMessage, Extra, Role
 from workers.data.think import CLOSE, OPEN, split_think
@@ -17,53 +18,77 @@ _READ = frozenset({"messages", "prompt", "completion"})
 MAX_NESTED = 16
 """Levels in a field beside the messages; what is deeper, the exact checks look at."""
 _MESSAGE = frozenset({"role", "content", "reasoning_content", "reasoning"})
-Fast = tuple[list[ChatMessage], Extra]
+Fast = tuple[list[ChatMessage], Extra | None]
 
 
-def key_ends(block: bytes) -> tuple[list[int], list[bool]]:
-    """For each line how many quotation marks end a key (`":`), and whether keys may end otherwise."""
+def fast_rows(block: bytes, max_bytes: int) -> list[Fast | None]:
+    """The messages of every line in one of the two plain spellings, and the fields beside them; None for a
+    line that has to be looked at, such as a blank one or one longer than `max_bytes`.
+
+    The block must not hold an escaped NUL.
+    """
     text = np.frombuffer(block, dtype=np.uint8)
-    colons, ends = np.flatnonzero(text == ord(":")), np.flatnonzero(text == ord("\n"))
+    ends = np.flatnonzero(text == ord("\n"))
+    if not block.endswith(b"\n"):
+        ends = np.append(ends, len(block))
+    keys, doubtful = _key_ends(text, ends)
+    lines = block.removesuffix(b"\n").split(b"\n")
+    found = [_fast_row(line, count, max_bytes) for line, count in zip(lines, keys, strict=True)]
+    for at in doubtful:
+        if _SPACED_KEY.search(lines[at]) is not None:
+            found[at] = None
+    return found
+
+
+def _key_ends(text: NDArray[np.uint8], ends: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+    """For each line how many quotation marks end a key (`":`), and the lines where keys may end otherwise."""
+    colons = np.flatnonzero(text == ord(":"))
     before, second, third = text[colons - 1], text[colons - 2], text[colons - 3]
     escaped = (before == ord('"')) & (second == ord("\\"))
     doubts = (before <= ord(" ")) | (escaped & (third == ord("\\")))
-    lines = np.searchsorted(ends, colons)
-    counts = np.bincount(lines[(before == ord('"')) & ~escaped], minlength=len(ends) + 1)
-    doubtful = np.bincount(lines[doubts], minlength=len(ends) + 1) > 0
-    return counts.tolist(), doubtful.tolist()
+    counted = np.searchsorted(colons[(before == ord('"')) & ~escaped], ends)
+    return np.diff(counted, prepend=0).tolist(), np.unique(np.searchsorted(ends, colons[doubts])).tolist()
 
 
-def fast_row(data: bytes, ends: int, doubtful: bool) -> Fast | None:
-    """The messages of a line in one of the two plain spellings, and the fields beside them.
-
-    `ends` and `doubtful`: what `key_ends` says about it. The line must not hold an escaped NUL.
-    """
-    if doubtful and _SPACED_KEY.search(data) is not None:
-        return None
-    try:
-        row = _decode(data)
-    except (msgspec.MsgspecError, RecursionError, ValueError):
-        return None
+def _fast_row(line: bytes, ends: int, max_bytes: int) -> Fast | None:
+    """`ends`: how many quotation marks of the line end a key."""
+    row = _decoded(line) if len(line) <= max_bytes else None
     if type(row) is not dict or TOOLS in row:
         return None
-    if "messages" in row:
-        found, keys = fast_messages(row), len(row)
-        keys += sum(map(len, row["messages"])) if found else 0
-    else:
-        found, keys = _paired(row), len(row)
+    found = fast_messages(row) if "messages" in row else _paired(row)
     if found is None:
         return None
-    extra: Extra = {}
-    if len(row) > 1:
-        extra = {key: value for key, value in row.items() if key not in _READ}
+    keys = len(row)
+    if "messages" in row:
+        for message in row["messages"]:
+            keys += len(message)
+    extra = _beside(row) if len(row) > 1 else None
+    inside = _keys_beside(extra) if extra else 0
+    # With fewer keys read than the text has, one stood twice and was lost in reading.
+    return (found, extra) if inside is not None and keys + inside == ends else None
+
+
+def _decoded(line: bytes) -> object:
+    try:
+        return _decode(line)
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        return None
+
+
+def _beside(row: dict[str, object]) -> Extra | None:
+    return {key: value for key, value in row.items() if key not in _READ} or None
+
+
+def _keys_beside(extra: Extra) -> int | None:
+    """Keys of the objects in the fields beside the messages; None when one is nested too deep."""
+    keys = 0
     for value in extra.values():
         if type(value) not in _SCALARS:
             inside = _keys_inside(value, MAX_NESTED)
             if inside is None:
                 return None
             keys += inside
-    # With fewer keys read than the text has, one stood twice and was lost in reading.
-    return (found, extra) if ends == keys else None
+    return keys
 
 
 def _keys_inside(value: object, levels: int) -> int | None:
@@ -92,13 +117,14 @@ def fast_messages(row: dict[str, object]) -> list[ChatMessage] | None:
     found: list[ChatMessage] = []
     due = "user"
     for message in messages:
-        if type(message) is not dict or not _says_something(message.get("content")):
+        content = message.get("content") if type(message) is dict else None
+        if type(content) is not str or not content or content.isspace():
             return None
-        role, content, fields = message.get("role"), message["content"], len(message)
-        if role == due == "user" and fields == 2:
+        role, fields = message.get("role"), len(message)
+        if role == "user" == due and fields == 2:
             found.append(_plain(message, role, content))
             due = "assistant"
-        elif role == due == "assistant":
+        elif role == "assistant" == due:
             answer = _answer(message, content, fields)
             if answer is None:
                 return None
@@ -112,10 +138,6 @@ def fast_messages(row: dict[str, object]) -> list[ChatMessage] | None:
         else:
             return None
     return found if due == "user" and found[-1]["role"] == "assistant" else None
-
-
-def _says_something(content: object) -> bool:
-    return type(content) is str and content != "" and not content.isspace()
 
 
 def _plain(message: dict[str, object], role: Role, content: str) -> ChatMessage:

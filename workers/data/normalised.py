@@ -8,6 +8,7 @@ metadata of the file carries LAYOUT, by which it is recognised.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -98,7 +99,10 @@ def _encode(calls: list[ToolCall]) -> str:
 
 
 class RowsWriter:
-    """Writes batches to `path`; the file is whole once the context is left without an error."""
+    """Writes batches to `path`, in a thread of its own; the file is whole once it is closed without an error.
+
+    What the disk refuses is raised by a later call.
+    """
 
     def __init__(self, path: Path) -> None:
         import pyarrow.parquet as pq  # noqa: PLC0415
@@ -109,8 +113,10 @@ class RowsWriter:
             compression="zstd",
             compression_level=1,
             use_dictionary=["source", "messages.list.element.role"],
+            write_statistics=["row"],  # nobody asks for the first and the last of all texts
         )
-
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
         self._held: list[pa.RecordBatch] = []
         self._bytes = 0
 
@@ -121,15 +127,21 @@ class RowsWriter:
             self._flush()
 
     def close(self) -> None:
-        self._flush()
+        with self._thread:
+            self._flush()
+            if self._writing is not None:
+                self._writing.result()
         self._writer.close()
 
     def _flush(self) -> None:
-        """A row group of what is held: many small ones would be slow to read."""
+        """A row group of what is held: many small ones would be slow to read. Rows of two are in memory."""
         import pyarrow as pa  # noqa: PLC0415
 
+        if self._writing is not None:
+            self._writing.result()
         if self._held:
-            self._writer.write_table(pa.Table.from_batches(self._held))
+            table = pa.Table.from_batches(self._held)
+            self._writing = self._thread.submit(self._writer.write_table, table)
         self._held, self._bytes = [], 0
 
 

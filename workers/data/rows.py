@@ -1,6 +1,6 @@
 """Rows of a file, normalised, whatever spelling the file used."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ MAX_ROW_BYTES = 8 * 1024 * 1024
 class BadRow(Exception):
     """A row that cannot be used, with everything that is wrong in it."""
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem]) -> None:
         first = problems[0]
         where = f", {first.field}" if first.field else ""
         super().__init__(f"Row {first.row}{where}: {first.message}" if first.row else first.message)
