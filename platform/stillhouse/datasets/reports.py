@@ -9,7 +9,7 @@ from django.db.models.expressions import RawSQL
 
 from stillhouse.datasets.models import DatasetReport, DatasetVersion
 
-PAGE = 100
+PAGE = 50
 """Problems that are shown at once."""
 Kind = Literal["errors", "warnings"]
 Problem = dict[str, Any]

@@ -48,7 +48,7 @@ def read_workbook(
                 return
     except (DefusedXmlException, ParseError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         code, what = "damaged_workbook", "cannot be read as an Excel workbook"
-        if _TOO_WIDE.search(str(error)):
+        if _TOO_WIDE.search(f"{error} {error.__cause__}"):
             message = (
                 f"The sheet has cells beyond column ZZZ; at most {MAX_COLUMNS:,} columns are read. "
                 "Keep the columns with the question and the answer."
