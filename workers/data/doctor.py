@@ -170,6 +170,8 @@ def _rows(count: int) -> str:
 
 
 def _next_step(verdict: Verdict, found: Found, constant: bool) -> str:
+    if verdict == "not_ready" and found.error_counts.total() == found.error_counts["nothing_trainable"] == 1:
+        return "Say which columns hold the question and the answer."
     if verdict == "not_ready":
         return "Look at the errors below, or say how the columns should be read, and check again."
     if any(found.personal[kind] for kind in SECRETS):

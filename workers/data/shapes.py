@@ -23,6 +23,12 @@ REASONINGS = (
 SYSTEMS = ("system", "system_prompt", "systemprompt")
 MESSAGE_LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns", "chat")
 ROLE_KEYS, TEXT_KEYS = ("role", "from", "speaker", "author"), ("content", "value", "text", "message")
+ABOUT = frozenset((
+    "id", "ids", "nr", "no", "number", "index", "count", "length", "len", "tokens", "type", "kind", "url",
+    "date", "time", "source", "lang", "language", "score", "model", "role", "topic", "title", "hash", "file",
+    "name", "path", "page",
+))  # fmt: skip
+"""Words of names that speak of something beside the text."""
 USUAL = 0.5
 """Share of the looked-at rows that must carry a field for it to count."""
 
@@ -41,7 +47,18 @@ def _bare(name: str) -> str:
 
 
 def _first(names: dict[str, str], wanted: Sequence[str], *, but: Sequence[str] = ()) -> str:
-    return next((names[each] for each in wanted if each in names and names[each] not in but), "")
+    """The field of the first of these names, or of a longer one that begins with it, such as `Question of the
+    customer`."""
+    free = {bare: name for bare, name in names.items() if name not in but}
+    if found := next((free[each] for each in wanted if each in free), ""):
+        return found
+    worded = {bare.partition("_")[0]: name for bare, name in free.items() if not _about(bare)}
+    return next((worded[each] for each in wanted if each in worded), "")
+
+
+def _about(bare: str) -> bool:
+    """Whether a name is one like `question_id`."""
+    return not ABOUT.isdisjoint(bare.split("_"))
 
 
 def _chat(names: dict[str, str], rows: Sequence[Dictionary[str, object]]) -> Mapping | None:

@@ -101,6 +101,10 @@ class _Tally:
             for batch in pa.ipc.open_stream(found.table):
                 self.writer.write(batch)
 
+    def _forget(self, code: str) -> None:
+        self.total.errors = [problem for problem in self.total.errors if problem.code != code]
+        del self.total.error_counts[code]
+
     def error(self, problem: Problem) -> None:
         self.total.error_counts[problem.code] += 1
         self.total.errors.append(problem)
@@ -138,6 +142,7 @@ class _Tally:
                 message = (
                     "It is not clear which fields hold question and answer. Say how to read the columns."
                 )
+                self._forget("no_messages")  # of every row, where one sentence says it
             self.error(Problem(row=0, field="", code="nothing_trainable", message=message))
 
     def report(self, reading: Reading | None, seconds: Callable[[], float]) -> ValidationReport:

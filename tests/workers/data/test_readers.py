@@ -344,7 +344,7 @@ def test_a_row_alone_in_its_file_is_no_list_of_rows(tmp_path: Path) -> None:
 
 
 def test_names_in_archives_are_shown_without_tricks(tmp_path: Path) -> None:
-    (problem, *_) = check(tmp_path, zip_of({"a\u202egnp.jsonl": b"{}\n"})).errors
+    (problem, *_) = check(tmp_path, zip_of({"a\u202egnp.jsonl": b'{"prompt": 1}\n'})).errors
     assert problem.source == "a\ufffdgnp.jsonl"
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ROWS = 128
 METADATA_BYTES = 64 * 1024**2
 MAX_DEPTH = 16
-FREE_ROWS = 1_000_000
+FREE_ROWS = 100_000
 """Beyond these a row takes at least a byte of the file: less do only rows that are all the same."""
 
 
