@@ -79,7 +79,7 @@ def test_what_a_report_finds_is_mended_by_a_click_in_a_new_version(world: World,
     client = world.client(world.expert)
     url = f"/w/acme/datasets/{version.dataset_id}/versions/1/"
     page = client.get(url).content.decode()
-    assert "1 row is said earlier already" in page and "Mask them" in page
+    assert "1 row repeats an earlier one" in page and "Mask them" in page
     assert page.count('id="version-start"') == 1 and "hx-swap-oob" not in page
     arrived = client.get(url, headers={"hx-request": "true"}).content.decode()
     assert '<span id="version-start" hx-swap-oob="true"><a' in arrived

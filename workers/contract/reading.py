@@ -72,7 +72,7 @@ class Reading(Message):
     format: str
     """Such as `JSON Lines`, `CSV`, `Excel workbook`, `ZIP of 3 files`."""
     encoding: str = ""
-    """Of a text file, such as `UTF-8` or `cp1252`; it was converted to UTF-8 while reading."""
+    """Of a text file, such as `UTF-8` or `Windows-1252`; it was converted to UTF-8 while reading."""
     delimiter: str = ""
     """Of a CSV file."""
     mapping: Mapping | None = None

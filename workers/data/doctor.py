@@ -116,7 +116,8 @@ def _blocking(found: Found) -> list[str]:
 def _leaks(overlap: list[Overlap], split: SplitCounts | None) -> list[str]:
     """What makes an evaluation say more than is true."""
     leaks = [
-        f"{_rows(each.total)} also stand in {each.name}: what is measured there would be known by heart."
+        f"{_rows(each.total, 'stands', 'stand')} in {each.name} as well: what is measured there would be "
+        "known by heart."
         if each.name
         else f"{_rows(each.total)} of the held-out side also stand on the side that is trained on."
         for each in overlap
@@ -139,11 +140,14 @@ def _doubts(found: Found, repeats: int, near: int, constant: bool, *, labels: bo
     off_format, alike = _off_format(found), _alike(found) if labels else []
     mixed = 0 < found.with_reasoning < found.valid
     doubts = [
-        (secrets, f"Secrets stand in the data: {', '.join(secrets)}. A model may repeat them to anybody."),
+        (secrets, f"Secrets were found: {', '.join(secrets)}. A model may repeat them to anybody."),
         (constant, "Every row has the same answer, so the model would learn to say it whatever is asked."),
         (bad, f"{_rows(bad)} of {found.rows:,} cannot be used and will be left out."),
-        (persons, f"Personal data stand in the data: {', '.join(persons)}."),
-        (found.residue, f"{_rows(found.residue)} carry control tokens of a chat template as ordinary text."),
+        (persons, f"Personal data was found: {', '.join(persons)}."),
+        (
+            found.residue,
+            f"Control tokens of a chat template stand as text in {_rows(found.residue)}.",
+        ),
         (
             found.warning_counts["unclosed_think"],
             f"In {_rows(found.warning_counts['unclosed_think'])} a think block is opened and never closed.",
@@ -152,21 +156,22 @@ def _doubts(found: Found, repeats: int, near: int, constant: bool, *, labels: bo
         (uneven, f"{top[0][1]:,} of {found.valid:,} rows have the same answer." if uneven else ""),
         (
             off_format,
-            f"{_rows(off_format.rows)} have an answer that is no JSON, and all others have one that is."
+            f"The answer is no JSON in {_rows(off_format.rows)}, and in all others it is."
             if off_format
             else "",
         ),
         (alike, f"Answers differ only in spelling: {', '.join(map(repr, alike[0][:3]))}." if alike else ""),
-        (repeats, f"{_rows(repeats)} repeat an earlier row exactly."),
-        (near, f"{_rows(near)} say almost the same as an earlier row."),
+        (repeats, f"{_rows(repeats, 'repeats', 'repeat')} an earlier row exactly."),
+        (near, f"{_rows(near, 'says', 'say')} almost the same as an earlier row."),
         (found.leading_space, f"In {_rows(found.leading_space)} the answer begins with white space."),
-        (found.control, f"{_rows(found.control)} hold invisible control characters."),
+        (found.control, f"Invisible control characters stand in {_rows(found.control)}."),
     ]
     return [sentence for holds, sentence in doubts if holds]
 
 
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count:,} rows"
+def _rows(count: int, one: str = "", many: str = "") -> str:
+    """`one` and `many`: what a row does, and what several do."""
+    return f"1 row {one}".rstrip() if count == 1 else f"{count:,} rows {many}".rstrip()
 
 
 def _next_step(verdict: Verdict, found: Found, constant: bool) -> str:
@@ -175,7 +180,7 @@ def _next_step(verdict: Verdict, found: Found, constant: bool) -> str:
     if verdict == "not_ready":
         return "Look at the errors below, or say how the columns should be read, and check again."
     if any(found.personal[kind] for kind in SECRETS):
-        return "Remove the secrets from the file and upload it again; withdraw keys that are in use."
+        return "Mask the secrets, or remove them from the file; withdraw keys that are in use."
     if constant:
         return "Check that the right column is read as the answer."
     if verdict == "ready_with_warnings":

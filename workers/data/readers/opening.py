@@ -113,7 +113,7 @@ def _text_source(opened: Open, head: bytes, limits: Limits, name: str = "") -> S
         "table": "TSV" if text.delimiter == "\t" else "CSV",
     }
     encoding = {"utf-8": "UTF-8", "utf-8-sig": "UTF-8 with a byte order mark"}.get(
-        text.encoding, text.encoding
+        text.encoding, text.encoding.replace("cp125", "Windows-125")
     )
     delimiter = text.delimiter if text.kind == "table" else ""
     return Source(labels[text.kind], lambda: _batches(opened(), text, limits, name), encoding, delimiter)

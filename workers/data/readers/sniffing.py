@@ -19,8 +19,9 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+USUAL = "cp1252"
 LEGACY = (
-    "cp1252",
+    USUAL,
     "cp1250",
     "cp1251",
     "cp1253",
@@ -142,8 +143,11 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def _guess(head: bytes) -> str:
-    best = from_bytes(head[:65536], cp_isolation=list(LEGACY)).best()
-    return best.encoding if best is not None else "cp1252"
+    head = head[:65536]
+    best = from_bytes(head, cp_isolation=list(LEGACY)).best()
+    if best is None or _text(head, best.encoding) == _text(head, USUAL):
+        return USUAL  # others say the same of these bytes; of later ones it is the likeliest to
+    return best.encoding
 
 
 def _delimiter(text: str) -> str:

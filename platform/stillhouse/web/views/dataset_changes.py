@@ -64,6 +64,18 @@ class Fix:
         return any(name == "other" for name, _ in self.fields)
 
 
+KIND_WORDS = {
+    "email": "E-mail addresses",
+    "phone": "Telephone numbers",
+    "iban": "Bank accounts (IBAN)",
+    "card_number": "Card numbers",
+    "national_id": "National ids",
+    "private_key": "Private keys",
+    "api_key": "API keys",
+    "access_token": "Access tokens",
+    "password": "Passwords",
+}
+"""What people call the kinds of personal data and secrets."""
 TOLD_OTHERWISE = frozenset({"duplicate_row", "ignored_field"})
 """Warnings that have a better fix above, or are no reason to leave a row out."""
 
@@ -101,7 +113,7 @@ def _overlap_fixes(by: Membership, doctor: dict[str, Any]) -> list[Fix]:
         if other is not None:
             found.append(
                 Fix(
-                    f"{_count(rows)} also in {overlap['name']}",
+                    _count(rows, f"is also in {overlap['name']}", f"are also in {overlap['name']}"),
                     "Adapters are evaluated on those rows. Learned by heart, they prove nothing.",
                     "Leave them out",
                     (("change", "drop_overlap"), ("other", other.pk)),
@@ -114,11 +126,11 @@ def _secret_fixes(doctor: dict[str, Any]) -> list[Fix]:
     personal: dict[str, Any] = doctor.get("personal") or {}
     if not personal:
         return []
-    words = ", ".join(f"{kind.replace('_', ' ')}: {found['rows']:,}" for kind, found in personal.items())
+    words = ", ".join(f"{KIND_WORDS.get(kind, kind)}: {found['rows']:,}" for kind, found in personal.items())
     return [
         Fix(
             "Personal data or secrets",
-            f"Rows with {words}. Each becomes a mark such as [EMAIL].",
+            f"Rows by kind: {words}. Each becomes a mark such as [EMAIL].",
             "Mask them",
             (("change", "mask"), *(("kind", kind) for kind in personal)),
         )
@@ -131,16 +143,18 @@ def _duplicate_fixes(doctor: dict[str, Any]) -> list[Fix]:
     if exact:
         text = "The first of each stays. What is there twice is learned twice."
         fields = (("change", "drop_duplicates"),)
-        found.append(Fix(f"{_count(exact)} said earlier already", text, "Leave the repeats out", fields))
+        title = f"{_count(exact, 'repeats an earlier one', 'repeat earlier ones')}"
+        found.append(Fix(title, text, "Leave the repeats out", fields))
     if near:
         text = "The first of each group stays; exact repeats go as well."
         fields = (("change", "drop_near"),)
-        found.append(Fix(f"{_count(near)} almost said earlier", text, "Leave them out", fields))
+        title = _count(near, "says almost what an earlier one says", "say almost what earlier ones say")
+        found.append(Fix(title, text, "Leave them out", fields))
     return found
 
 
-def _count(rows: int) -> str:
-    return "1 row is" if rows == 1 else f"{rows:,} rows are"
+def _count(rows: int, one: str, many: str) -> str:
+    return f"1 row {one}" if rows == 1 else f"{rows:,} rows {many}"
 
 
 def _text_fixes(doctor: dict[str, Any]) -> list[Fix]:

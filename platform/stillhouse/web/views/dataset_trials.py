@@ -17,7 +17,7 @@ from stillhouse.datasets.trials import start_trial
 from stillhouse.jobs.models import SUCCEEDED
 from stillhouse.training.queries import newest_held_out
 from stillhouse.web.access import in_workspace, is_htmx
-from stillhouse.web.views.dataset_changes import STEP_WORDS, asked_operations
+from stillhouse.web.views.dataset_changes import KIND_WORDS, STEP_WORDS, asked_operations
 from workers.contract import Append, DeriveSpec, DropContaining, DropOverlap
 
 _NEEDS_ANOTHER = (Append, DropOverlap)
@@ -59,6 +59,8 @@ def dataset_trial(request: HttpRequest, by: Membership, id: str) -> HttpResponse
         "done": trial.body["operations"][0] if trial.body else None,
     }
     if context["done"]:
+        found = context["done"]["found"]
+        context["places_found"] = [(KIND_WORDS.get(kind, kind.capitalize()), n) for kind, n in found.items()]
         context["gone"] = context["done"]["rows_in"] - context["done"]["rows_out"]
     return render(request, "datasets/_trial.html" if is_htmx(request) else "datasets/trial.html", context)
 

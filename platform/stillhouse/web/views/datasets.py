@@ -1,6 +1,7 @@
 """Datasets: names, versions, reports, and the calls by which the browser brings a file."""
 
 import json
+import re
 from typing import Any
 
 from django.conf import settings
@@ -23,7 +24,7 @@ from stillhouse.datasets.reports import checked
 from stillhouse.jobs.models import SUCCEEDED
 from stillhouse.training.queries import newest_held_out, runs
 from stillhouse.web.access import in_workspace, is_htmx, wants_json
-from stillhouse.web.views.dataset_changes import fixes, steps_in_words
+from stillhouse.web.views.dataset_changes import KIND_WORDS, fixes, steps_in_words
 from stillhouse.web.views.dataset_notes import tagged
 from stillhouse.web.views.dataset_reports import problems_context
 from stillhouse.web.views.traffic import append_targets
@@ -91,6 +92,7 @@ def dataset_version(request: HttpRequest, by: Membership, id: str, number: int) 
         context["warnings"] = problems_context(version, found.body, "warnings")
         context["reading_fields"] = reading_fields(found.body.get("reading") or {})
         context["charts"] = charts(found.body.get("doctor") or {})
+        context["personal"] = personal(found.body.get("doctor") or {})
         context["fixes"] = fixes(by, found.body)
         context["others"] = trainable(by).exclude(pk=version.pk)[:50]
     context["traffic"] = TrafficSource.objects.filter(upload=version.upload_id).first()
@@ -128,6 +130,19 @@ def reading_fields(reading: dict[str, Any]) -> list[tuple[str, str, str]]:
 def charts(doctor: dict[str, Any]) -> list[tuple[str, str, list[list[int]]]]:
     """The histograms that have any rows: name, words, [upper end in characters, rows]."""
     return [(name, words, doctor[name]) for name, words in CHART_WORDS.items() if doctor.get(name)]
+
+
+def personal(doctor: dict[str, Any]) -> list[tuple[str, int, list[str]]]:
+    """Kinds of personal data in words, the rows of each, and the first places."""
+    return [
+        (KIND_WORDS.get(kind, kind), found["rows"], [spoken_place(place) for place in found["places"][:3]])
+        for kind, found in (doctor.get("personal") or {}).items()
+    ]
+
+
+def spoken_place(place: str) -> str:
+    """`row 3, messages[1]` as a person counts."""
+    return re.sub(r"messages\[(\d+)\]", lambda found: f"message {int(found[1]) + 1}", place)
 
 
 def _version_json(version: DatasetVersion, report: DatasetReport | None) -> dict[str, Any]:
