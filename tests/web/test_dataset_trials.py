@@ -41,7 +41,7 @@ def test_a_fix_is_shown_first_and_then_made(world: World, tmp_path: Path) -> Non
     tried(world, tmp_path)
     shown = client.get(trial_page, headers={"hx-request": "true"}).content.decode()
     assert "jane.doe@example.com" in shown and "[EMAIL]" in shown and "<html" not in shown
-    assert "Email: " in shown and version.dataset.versions.count() == 1, "nothing is made yet"
+    assert "E-mail addresses: " in shown and version.dataset.versions.count() == 1, "nothing is made yet"
     assert client.post(trial_page)["Location"] == url.replace("/1/", "/2/")
     second = made(world, tmp_path, version.dataset.versions.get(number=2))
     assert second.operations == Trial.objects.get().job.spec["operations"] and second.report.valid == 4
