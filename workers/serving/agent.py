@@ -39,7 +39,7 @@ from workers.serving.plan import (
     Forget,
     LearnBase,
     Load,
-    ProveRest,
+    ProveNext,
     Record,
     Situation,
     Unload,
@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 2.0
 """Between looks while the platform has not said how often."""
 SHORTEST_POLL, LONGEST_POLL = 0.2, 30.0
-AWAY_POLL = 0.1
+AWAY_POLL = 0.05
 """Between looks at an engine that does not answer: apps wait for it."""
 WAIT_SECONDS = 3.0
 """Of one call at the platform's doorbell. A web process that is being stopped waits for it to end."""
@@ -87,6 +87,10 @@ class Agent:
         self._base: tuple[str, Sha256] | None = None
         self._poll_seconds = POLL_SECONDS
         self._view = EngineView(healthy=False)
+        self._reported = ""
+        """The incarnation that the platform was told of last."""
+        self._idle_since: float | None = None
+        self._busy: Future[None] | None = None
         self._last_trouble = ""
         self._base_trouble = ""
         self._leaving = False
@@ -131,15 +135,22 @@ class Agent:
         threading.Thread(target=self._hear_bell, name="agent-bell", daemon=True).start()
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="agent-work") as pool:
             self._guarded(self._adopt)
-            busy: Future[None] | None = None
             while not self._stopping.is_set():
-                self._guarded(self._look_and_sync)
-                if busy is None and (action := self._next()) is not None:
-                    busy = pool.submit(self._guarded, partial(self._perform, action))
-                    busy.add_done_callback(lambda _: self._wake.set())  # worth reporting at once
+                self._guarded(self._look)
+                if self._view.healthy and self._view.incarnation != self._reported:
+                    self._begin_next(pool)  # it has started anew: what was wanted a moment ago is wanted now
+                self._guarded(self._sync)
+                self._begin_next(pool)
                 self._rest()
-                if busy is not None and busy.done():
-                    busy = None
+
+    def _begin_next(self, pool: ThreadPoolExecutor) -> None:
+        """Have the worker thread do the next thing, unless it is still at one."""
+        if self._busy is not None and not self._busy.done():
+            return
+        action = self._next()
+        self._busy = pool.submit(self._guarded, partial(self._perform, action)) if action else None
+        if self._busy is not None:
+            self._busy.add_done_callback(lambda _: self._wake.set())  # worth reporting at once
 
     def _rest(self) -> None:
         """Until the next look is due: when something wakes, in time, or when the engine is back."""
@@ -189,9 +200,12 @@ class Agent:
         if registered := self._registered():
             self._perform(Load(list(registered.items())))
 
-    def _look_and_sync(self) -> None:
+    def _look(self) -> None:
         self._view = self._engine.look()
+        self._idle_since = (self._idle_since or time.monotonic()) if self._view.requests == 0 else None
         self._note_unused()
+
+    def _sync(self) -> None:
         leaving = self._leaving
         held = [*held_now(self._situation(), self._registered()), *self._refused]
         report = PoolReport(
@@ -214,6 +228,7 @@ class Agent:
             self._say_once(f"the platform could not be synced with: {error}")
             return
         self._say_once("")
+        self._reported = self._view.incarnation
         if leaving:
             self._told_leaving.set()
         self._take(answer)
@@ -249,6 +264,7 @@ class Agent:
             disk_crowded=self._cache.is_crowded(),
             base_known=self._known_base() is not None,
             now=time.monotonic(),
+            idle_since=self._idle_since,
         )
 
     def _registered(self) -> dict[str, Sha256]:
@@ -285,7 +301,7 @@ class Agent:
     # What the worker thread does: one action at a time.
 
     def _perform(self, action: Action) -> None:
-        log.info("%s", _in_words(action))
+        log.log(logging.DEBUG if isinstance(action, ProveNext) else logging.INFO, "%s", _in_words(action))
         match action:
             case Unload(name):
                 self._engine.unload(name)
@@ -295,11 +311,12 @@ class Agent:
                 self._recorded(version.name, version.digest, lambda: self._fetch(version))
                 can_load = self._view.healthy and self._known_base() is not None
                 if can_load and self._records[version.digest].state != "failed":
-                    self._load_all([(version.name, version.digest)])  # at once: an app may be waiting
+                    versions = [(version.name, version.digest)]
+                    self._load_all(versions, self._engine.look())  # at once: an app may be waiting
             case Load(versions):
-                self._load_all(versions)
-            case ProveRest(name, digest):
-                self._recorded(name, digest, lambda: self._prove_rest(digest))
+                self._load_all(versions, self._view)
+            case ProveNext(name, digest):
+                self._recorded(name, digest, lambda: self._prove_next(digest))
             case Forget(digest):
                 self._cache.delete(digest)
                 self._records.pop(digest, None)
@@ -343,9 +360,8 @@ class Agent:
         self._cache.fetch(version, max_rank=self._settings.max_rank, check=self._check_stopped)
         return Record(version.name)
 
-    def _load_all(self, versions: Sequence[tuple[str, Sha256]]) -> None:
+    def _load_all(self, versions: Sequence[tuple[str, Sha256]], view: EngineView) -> None:
         """At a time: the engine proves them in one batch. Each is reported as soon as it is ready."""
-        view = self._engine.look()
 
         def load(version: tuple[str, Sha256]) -> None:
             self._recorded(*version, lambda: self._loader.load(view, self._base, *version))
@@ -354,8 +370,8 @@ class Agent:
         with ThreadPoolExecutor(MOST_LOADS, thread_name_prefix="agent-load") as pool:
             list(pool.map(load, versions))
 
-    def _prove_rest(self, digest: Sha256) -> Record:
-        return self._loader.prove_rest(self._engine.look(), self._base, self._records[digest], digest)
+    def _prove_next(self, digest: Sha256) -> Record:
+        return self._loader.prove_next(self._engine.look(), self._base, self._records[digest], digest)
 
     def _check_stopped(self) -> None:
         if self._stopping.is_set():
@@ -372,7 +388,7 @@ def _in_words(action: Action) -> str:
             return f"fetching {version.name}"
         case Load(versions):
             return f"loading and proving {', '.join(name for name, _ in versions)}"
-        case ProveRest(name, _):
-            return f"proving the rest of {name}"
+        case ProveNext(name, _):
+            return f"proving more of {name}"
         case Forget(digest):
             return f"deleting the files of {digest[:12]}"

@@ -87,6 +87,8 @@ class Engine:
         self._client = httpx.Client(base_url=url, follow_redirects=False)
         self._seen = ""
         self._was_away = True
+        self._version = ("", "")
+        """An incarnation, and its version."""
 
     def close(self) -> None:
         self._client.close()
@@ -104,9 +106,9 @@ class Engine:
             if not self.answers():
                 return self._away()
             models = _Models.model_validate_json(self._get("/v1/models"))
-            version = _Version.model_validate_json(self._get("/version")).version
             metrics = self._get("/metrics").decode("utf-8", "replace")
             incarnation = self._incarnation(metrics)
+            version = self._version_of(incarnation)
         except (httpx.HTTPError, EngineError, ValidationError):
             return self._away()
         base = next((card for card in models.data if card.parent is None), None)
@@ -115,7 +117,7 @@ class Engine:
         return EngineView(
             healthy=True,
             incarnation=incarnation,
-            version=f"vllm {version}",
+            version=version,
             base=base.id,
             max_length=base.max_model_len or 0,
             adapters={card.id: card.root or "" for card in models.data if card.parent is not None},
@@ -166,6 +168,13 @@ class Engine:
             self._seen = f"seen-{uuid.uuid4().hex[:16]}"
         self._was_away = False
         return self._seen
+
+    def _version_of(self, incarnation: str) -> str:
+        """Asked once: it does not change while the engine runs."""
+        if self._version[0] != incarnation:
+            version = _Version.model_validate_json(self._get("/version")).version
+            self._version = (incarnation, f"vllm {version}")
+        return self._version[1]
 
     def _get(self, path: str) -> bytes:
         response = self._client.get(path, timeout=LOOK_TIMEOUT)

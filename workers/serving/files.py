@@ -117,8 +117,8 @@ class AdapterCache:
         shutil.rmtree(doomed, ignore_errors=True)
 
 
-def check_folder(folder: Path, digest: Sha256, *, max_rank: int) -> AdapterManifest:
-    """The manifest of a folder whose every byte is as it says, and which the engine can apply as trained."""
+def read_manifest(folder: Path, digest: Sha256) -> AdapterManifest:
+    """The manifest of a folder, which has the digest of the version. Raises VersionRefused and OSError."""
     if sha256_of(folder / MANIFEST) != digest:
         raise VersionRefused(
             f"{MANIFEST} does not have the digest of this version: it was changed or damaged."
@@ -126,9 +126,14 @@ def check_folder(folder: Path, digest: Sha256, *, max_rank: int) -> AdapterManif
     if (folder / MANIFEST).stat().st_size > LARGEST_MANIFEST:
         raise VersionRefused(f"{MANIFEST} is too large to be one.")
     try:
-        manifest = AdapterManifest.model_validate_json((folder / MANIFEST).read_bytes())
+        return AdapterManifest.model_validate_json((folder / MANIFEST).read_bytes())
     except ValidationError:
         raise VersionRefused(f"{MANIFEST} is not an adapter manifest this agent can read.") from None
+
+
+def check_folder(folder: Path, digest: Sha256, *, max_rank: int) -> AdapterManifest:
+    """The manifest of a folder whose every byte is as it says, and which the engine can apply as trained."""
+    manifest = read_manifest(folder, digest)
     if {file.name for file in manifest.files} != ADAPTER_FILES:
         raise VersionRefused(f"{MANIFEST} does not list exactly {' and '.join(sorted(ADAPTER_FILES))}.")
     for file in manifest.files:

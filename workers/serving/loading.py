@@ -7,7 +7,7 @@ from pathlib import Path
 
 from workers.contract import AdapterManifest, Sha256
 from workers.serving.engine import Engine, EngineError, EngineView
-from workers.serving.files import AdapterCache, VersionRefused, check_base, check_folder
+from workers.serving.files import AdapterCache, VersionRefused, check_base, check_folder, read_manifest
 from workers.serving.plan import Record, pause_after
 from workers.serving.proof import NotProven, Proofs
 
@@ -58,12 +58,13 @@ class Loader:
             since=time.monotonic(),
         )
 
-    def prove_rest(self, view: EngineView, base: Base | None, record: Record, digest: Sha256) -> Record:
-        """Prove in whole what was proven shortly; later where the engine is away now, which proves nothing
-        against the version. Raises VersionRefused and NotProven."""
+    def prove_next(self, view: EngineView, base: Base | None, record: Record, digest: Sha256) -> Record:
+        """Take the next step of proving in whole what was proven shortly; later where the engine is away now,
+        which proves nothing against the version. Raises VersionRefused and NotProven."""
         try:
-            manifest = self._checked(view, base, digest, is_registered=True)
-            proof = self._proofs.prove_whole(view, record.name, digest, manifest)
+            _check_view(view, base)
+            manifest = read_manifest(self._cache.path(digest), digest)
+            proof = self._proofs.prove_next(view, record.name, digest, manifest)
         except EngineError as error:
             log.warning("%s is not proven in whole yet: %s", record.name, error)
             failures = record.failures + 1
@@ -71,6 +72,9 @@ class Loader:
         except NotProven:
             self._engine.unload(record.name)
             raise
+        if proof is None:
+            return replace(record, failures=0)
+        log.info("%s is proven in whole: %s", record.name, proof)
         return replace(record, proof=proof, is_whole=True, failures=0)
 
     def _checked(
@@ -80,13 +84,18 @@ class Loader:
 
         Damaged ones are dropped, and fetched again, when it is safe.
         """
-        if not view.healthy or base is None or base[0] != view.base:
-            raise EngineError("The engine went away before the adapter could be loaded.")
+        known_base = _check_view(view, base)
         try:
             manifest = check_folder(self._cache.path(digest), digest, max_rank=self._max_rank)
         except (VersionRefused, OSError):
             if not is_registered:
                 self._cache.delete(digest)
             raise
-        check_base(manifest, *base)
+        check_base(manifest, *known_base)
         return manifest
+
+
+def _check_view(view: EngineView, base: Base | None) -> Base:
+    if not view.healthy or base is None or base[0] != view.base:
+        raise EngineError("The engine went away before the adapter could be proven.")
+    return base

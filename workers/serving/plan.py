@@ -18,9 +18,9 @@ gone.
 """
 MOST_LOADS = 4
 """Versions loaded and proven at a time: as many as an engine has in one batch."""
-REST_AFTER_SECONDS = 60.0
-"""A version that was proven shortly is proven in whole when the engine is idle, and after this long in any
-case.
+REST_IDLE_SECONDS, REST_AFTER_SECONDS = 1.0, 60.0
+"""A version that was proven shortly is proven in whole, step by step, once the engine has been idle for the
+first, so as not to meet the request that the version was loaded for; and after the second in any case.
 """
 CROWDED_SECONDS = 15.0
 """The same while the disk is nearly full: long enough for a request that had just begun to show."""
@@ -70,8 +70,8 @@ class Load:
 
 
 @dataclass(frozen=True)
-class ProveRest:
-    """Prove in whole what was proven shortly."""
+class ProveNext:
+    """Take one step of proving in whole what was proven shortly."""
 
     name: str
     digest: Sha256
@@ -82,7 +82,7 @@ class Forget:
     digest: Sha256
 
 
-Action = Unload | LearnBase | Fetch | Load | ProveRest | Forget
+Action = Unload | LearnBase | Fetch | Load | ProveNext | Forget
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,8 @@ class Situation:
     disk_crowded: bool
     base_known: bool
     now: float
+    idle_since: float | None = None
+    """Monotonic time since when every look has found the engine without a request."""
 
 
 def next_action(situation: Situation) -> Action | None:
@@ -109,7 +111,7 @@ def next_action(situation: Situation) -> Action | None:
         or _base(situation)
         or _load(situation)
         or _fetch(situation)
-        or _prove_rest(situation)
+        or _prove_next(situation)
         or _forget(situation)
     )
 
@@ -183,15 +185,17 @@ def _is_to_load(version: WantedVersion, situation: Situation) -> bool:
     return version.digest in situation.cached and not ready and _is_due(record, situation)
 
 
-def _prove_rest(situation: Situation) -> Action | None:
+def _prove_next(situation: Situation) -> Action | None:
+    now, idle_since = situation.now, situation.idle_since
+    is_idle = idle_since is not None and now - idle_since >= REST_IDLE_SECONDS
     for version in situation.wanted:
         record = situation.records.get(version.digest)
-        if record is None or record.is_whole or situation.now < record.not_before:
+        if record is None or record.is_whole or now < record.not_before:
             continue
         if not is_ready(version.name, record, situation.engine):
             continue
-        if situation.engine.requests == 0 or situation.now - record.since >= REST_AFTER_SECONDS:
-            return ProveRest(version.name, version.digest)
+        if is_idle or now - record.since >= REST_AFTER_SECONDS:
+            return ProveNext(version.name, version.digest)
     return None
 
 

@@ -7,8 +7,10 @@ adapter minus served base, against trained adapter minus trained base. Where a r
 the adapter's name, nothing moves.
 """
 
+import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from threading import Lock
 from typing import TypeVar
@@ -16,7 +18,12 @@ from typing import TypeVar
 from workers.contract import AdapterManifest, GoldenSample, ServingProof, Sha256
 from workers.serving.engine import Engine, EngineError, EngineView
 
+log = logging.getLogger(__name__)
+
+K = TypeVar("K")
 T = TypeVar("T")
+Question = tuple[tuple[int, ...], tuple[int, ...]]
+"""Prompt ids and target ids: the engine says how likely the target is after the prompt."""
 
 NEARER = 0.5
 """With more than this share of the trainer's move, a replica is nearer to the adapter than to the base."""
@@ -27,8 +34,11 @@ SMALLEST_EFFECT = 1e-3
 KERNEL_NOISE = 0.05
 """Nats a token by which two right replicas may differ at least: other kernels, another batch."""
 
+EXCERPT_TOKENS = 16
+"""By so many an engine that has started anew is seen to apply a version as the one before it did."""
+
 MOST_REMEMBERED = 2000
-"""Versions proven, and samples; a hundred numbers each."""
+"""Versions, and questions to the base; a hundred numbers each."""
 
 
 class NotProven(Exception):
@@ -94,46 +104,94 @@ def _mean_distance(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return sum(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / len(ours)
 
 
+@dataclass(frozen=True)
+class _Proven:
+    """A version that all of its samples have proven, and what was given for its excerpt then (nats)."""
+
+    proof: ServingProof
+    adapter: Sequence[float]
+    base: Sequence[float]
+
+
 class Proofs:
     """Proves one replica's versions, several at a time, and remembers what need not be asked twice."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._base_gave: dict[tuple[str, ...], list[float]] = {}
-        """What the base gave for a golden sample (nats), by engine, base, context and sample."""
-        self._whole: dict[tuple[str, ...], None] = {}
-        """Versions proven by all of their samples, by engine, base, context and digest."""
+        """By engine, base, context and question (nats)."""
+        self._adapter_gave: dict[str, dict[Question, list[float]]] = {}
+        """By serving name, since it was registered, until it is proven in whole."""
+        self._proven: dict[tuple[str, ...], _Proven] = {}
+        """By engine, base, context and digest."""
         self._asking_base = Lock()
 
     def prove(
         self, view: EngineView, name: str, digest: Sha256, manifest: AdapterManifest
     ) -> tuple[ServingProof, bool]:
-        """Short, because apps may be waiting: by the sample that training changed most, and by all of them
-        where that one does not tell adapter and base apart.
+        """Short, because apps may be waiting, and asked anew whatever is remembered.
+
+        What was proven in whole on such an engine is recognised by an excerpt: it has to move the base as it
+        did then, by the same judgement as the trainer's numbers. Anything else, and what is not recognised,
+        is proven by the sample that training changed most, and by all of them where that one does not tell
+        adapter and base apart.
 
         Also returns whether there is nothing left to prove of this version, with this engine. Raises
         EngineError and NotProven.
         """
+        _remember(self._adapter_gave, name, {})
         samples = _fitting(view, manifest)
+        known = self._proven.get(_key(view, digest))
+        if known is not None and self._recognises(name, _excerpt(samples[0]), known):
+            self._adapter_gave.pop(name, None)
+            return known.proof, True
         try:
-            proof = self._measure(view, name, samples[:1])
+            proof = self._judge(view, name, samples[:1])
         except NotProven:
             proof = None
-        if proof is not None and (proof.code == "applied" or len(samples) == 1):
-            return proof, len(samples) == 1 or _key(view, digest) in self._whole
-        return self.prove_whole(view, name, digest, manifest), True
+        if proof is None or (proof.code != "applied" and len(samples) > 1):
+            proof = self._judge(view, name, samples)
+        return proof, False
 
-    def prove_whole(
+    def prove_next(
         self, view: EngineView, name: str, digest: Sha256, manifest: AdapterManifest
-    ) -> ServingProof:
-        """By all golden samples. Raises EngineError and NotProven."""
-        proof = self._measure(view, name, _fitting(view, manifest))
-        _remember(self._whole, _key(view, digest), None)
+    ) -> ServingProof | None:
+        """Ask one question of those that the proof by all samples still needs; one at a time, so that an app
+        that comes meanwhile waits for no more than that.
+
+        Returns the proof with the last one. Raises EngineError and NotProven.
+        """
+        samples = _fitting(view, manifest)
+        excerpt = _excerpt(samples[0])
+        gave = self._adapter_gave.setdefault(name, {})
+        questions = [*map(_question, samples), excerpt]
+        missing = [(name, one) for one in questions if one not in gave]
+        missing += [(view.base, one) for one in questions if _key(view, _hash(one)) not in self._base_gave]
+        for model, question in missing[:1]:
+            if model == name:
+                self._adapter(name, [question])
+            else:
+                self._base(view, [question])
+        if len(missing) > 1:
+            return None
+        proof = self._judge(view, name, samples)
+        proven = _Proven(proof, self._adapter(name, [excerpt])[0], self._base(view, [excerpt])[0])
+        _remember(self._proven, _key(view, digest), proven)
+        self._adapter_gave.pop(name, None)
         return proof
 
-    def _measure(self, view: EngineView, name: str, samples: Sequence[GoldenSample]) -> ServingProof:
-        adapter = self._engine.target_logprobs(name, _asked(samples))
-        base = self._base(view, samples)
+    def _recognises(self, name: str, excerpt: Question, known: _Proven) -> bool:
+        (gives,) = self._engine.target_logprobs(name, [excerpt])
+        try:
+            alike = judge(gives, known.base, known.adapter, known.base)
+        except NotProven:
+            return False
+        log.info("%s moves its base as it did: %s", name, alike)
+        return alike.code == "applied"
+
+    def _judge(self, view: EngineView, name: str, samples: Sequence[GoldenSample]) -> ServingProof:
+        questions = [_question(sample) for sample in samples]
+        adapter, base = self._adapter(name, questions), self._base(view, questions)
         return judge(
             [value for values in adapter for value in values],
             [value for values in base for value in values],
@@ -141,16 +199,22 @@ class Proofs:
             [value for sample in samples for value in sample.base_logprobs],
         )
 
-    def _base(self, view: EngineView, samples: Sequence[GoldenSample]) -> list[list[float]]:
-        """Asked once for each sample: versions of one dataset have them in common."""
-        keys = [_key(view, sha256(repr(sample).encode()).hexdigest()) for sample in samples]
+    def _adapter(self, name: str, questions: Sequence[Question]) -> list[list[float]]:
+        gave = self._adapter_gave.setdefault(name, {})
+        if missing := [one for one in questions if one not in gave]:
+            gave |= zip(missing, self._engine.target_logprobs(name, missing), strict=True)
+        return [gave[one] for one in questions]
+
+    def _base(self, view: EngineView, questions: Sequence[Question]) -> list[list[float]]:
+        """Asked once for each question: versions of one dataset have them in common."""
+        keys = [_key(view, _hash(question)) for question in questions]
         with self._asking_base:
             found = {key: self._base_gave[key] for key in keys if key in self._base_gave}
-            missing = [(key, sample) for key, sample in zip(keys, samples, strict=True) if key not in found]
+            missing = {key: one for key, one in zip(keys, questions, strict=True) if key not in found}
             if missing:
-                gave = self._engine.target_logprobs(view.base, _asked([sample for _, sample in missing]))
-                found |= {key: values for (key, _), values in zip(missing, gave, strict=True)}
-                for key, values in found.items():
+                gave = self._engine.target_logprobs(view.base, list(missing.values()))
+                for key, values in zip(missing, gave, strict=True):
+                    found[key] = values
                     _remember(self._base_gave, key, values)
         return [found[key] for key in keys]
 
@@ -165,16 +229,26 @@ def _fitting(view: EngineView, manifest: AdapterManifest) -> list[GoldenSample]:
     return samples
 
 
-def _asked(samples: Sequence[GoldenSample]) -> list[tuple[Sequence[int], Sequence[int]]]:
-    return [(sample.prompt_ids, sample.target_ids) for sample in samples]
+def _question(sample: GoldenSample) -> Question:
+    return tuple(sample.prompt_ids), tuple(sample.target_ids)
+
+
+def _excerpt(sample: GoldenSample) -> Question:
+    """The last tokens of the sample, after the one before them: short enough to be asked while apps wait."""
+    tokens = [*sample.prompt_ids, *sample.target_ids][-EXCERPT_TOKENS - 1 :]
+    return tuple(tokens[:1]), tuple(tokens[1:])
+
+
+def _hash(question: Question) -> str:
+    return sha256(repr(question).encode()).hexdigest()
 
 
 def _key(view: EngineView, what: str) -> tuple[str, ...]:
     return view.version, view.base, str(view.max_length), what
 
 
-def _remember(known: dict[tuple[str, ...], T], key: tuple[str, ...], value: T) -> None:
+def _remember(known: dict[K, T], key: K, value: T) -> None:
     """In the place of the oldest once there are too many."""
-    if len(known) >= MOST_REMEMBERED:
+    if key not in known and len(known) >= MOST_REMEMBERED:
         del known[next(iter(known))]
     known[key] = value

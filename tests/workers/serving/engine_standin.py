@@ -66,15 +66,16 @@ class EngineStandIn:
         )
 
     def logprobs(self, model: str, prompt: list[int]) -> list[float]:
-        """Of every token of the prompt, from the golden samples of whatever adapter was ever loaded."""
+        """Of every token of the prompt, a golden sample of whatever adapter was ever loaded, or its end."""
         applied = model in self.adapters and self.applies_adapters
         for folder in dict.fromkeys(self.loads):
             manifest = AdapterManifest.model_validate_json((Path(folder) / "manifest.json").read_bytes())
             for index, sample in enumerate(manifest.golden):
-                if [*sample.prompt_ids, *sample.target_ids] == prompt:
+                if [*sample.prompt_ids, *sample.target_ids][-len(prompt) :] == prompt:
                     honest = applied and index not in self.lies_about
                     target = sample.logprobs if honest else sample.base_logprobs
-                    return [-9.0] * len(sample.prompt_ids) + [value + NOISE for value in target]
+                    whole = [-9.0] * len(sample.prompt_ids) + [value + NOISE for value in target]
+                    return whole[-len(prompt) :]
         return [-9.0] * len(prompt)
 
 

@@ -34,6 +34,12 @@ def engine() -> Iterator[EngineStandIn]:
     server.server_close()
 
 
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine counts as idle sooner."""
+    monkeypatch.setattr(plan, "REST_IDLE_SECONDS", 0.1)
+
+
 @pytest.fixture
 def settings(platform: PlatformStandIn, engine: EngineStandIn, tmp_path: Path) -> AgentSettings:
     base = tmp_path / "bases" / "tiny"
@@ -123,7 +129,8 @@ def test_a_wanted_version_is_fetched_loaded_proven_and_reported(
         (ready,) = wait_for(lambda: [v for v in held(platform, "ready") if v["proof"]["tokens"] == 6])
 
     assert short["proof"]["tokens"] == 3, "apps wait for the first sample only"
-    assert engine.asked == [(built.name, 1), ("tiny", 1), (built.name, 2), ("tiny", 1)]
+    asked = [built.name, "tiny", built.name, built.name, "tiny", "tiny"]
+    assert engine.asked == [(model, 1) for model in asked]
     assert (ready["name"], ready["digest"]) == (built.name, built.digest)
     assert ready["proof"]["adapter_distance"] == pytest.approx(0.05)
     assert ready["proof"]["base_distance"] == pytest.approx(2.82, abs=0.01)
@@ -178,13 +185,13 @@ def test_an_engine_that_restarts_gets_everything_back_without_the_store(
             v["state"] == "ready" for s in platform.syncs if s["incarnation"] != before for v in s["held"][3:]
         )
         wait_for(lambda: len(held(platform, "ready")) == 3)
-        assert engine.completions == asked + 3, "one short proof each: apps wait"
-        assert all(version["proof"]["tokens"] == 3 for version in held(platform, "ready"))
+        assert engine.completions == asked + 3, "one excerpt each: apps wait"
+        assert all(version["proof"]["tokens"] == 6 for version in held(platform, "ready"))
         engine.applies_adapters = False
         engine.restart()
         wait_for(lambda: len(held(platform, "failed")) == 3)
     assert len(engine.loads) == 9
-    assert engine.adapters == {}, "a short proof lets nothing through that a long one would not"
+    assert engine.adapters == {}, "an excerpt lets nothing through that a proof would not"
 
 
 def test_what_the_rest_of_the_proof_finds_out_is_unloaded(
@@ -196,6 +203,22 @@ def test_what_the_rest_of_the_proof_finds_out_is_unloaded(
         wait_for(lambda: held(platform, "ready"))
         (failed,) = wait_for(lambda: held(platform, "failed"))
     assert "does not clearly apply the adapter" in failed["error"] and engine.adapters == {}
+
+
+def test_the_rest_of_a_proof_waits_until_no_app_asks(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    built = build(base_digest, golden=8)
+    engine.running = {"another@0": 1}
+    want(platform, built)
+    with running(settings):
+        wait_for(lambda: held(platform, "ready"))
+        looks = len(platform.syncs)
+        wait_for(lambda: len(platform.syncs) > looks + 6)
+        assert engine.asked == [(built.name, 1), ("tiny", 1)]
+        engine.running = {}
+        wait_for(lambda: held(platform, "ready")[0]["proof"]["tokens"] == 24)
+    assert {count for _, count in engine.asked} == {1}, "an app that comes meanwhile waits for one question"
 
 
 def test_a_first_sample_that_settles_nothing_has_the_others_asked(
@@ -218,7 +241,8 @@ def test_several_are_loaded_at_a_time_and_the_published_ones_first(
         wait_for(lambda: [v["proof"]["tokens"] for v in held(platform, "ready")] == [6] * 5)
         published = [one.model_copy(update={"required": one.name == versions[4].name}) for one in wanted]
         platform.sync = lambda report: (200, PoolWanted(wanted=published, poll_seconds=0.2))
-        before = platform.syncs[-1]["incarnation"]
+        before, heard = platform.syncs[-1]["incarnation"], len(platform.syncs)
+        wait_for(lambda: len(platform.syncs) > heard + 1)
         engine.loads.clear()
         engine.most_at_once, engine.pause = 0, 0.2
         engine.restart()
