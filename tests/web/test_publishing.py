@@ -13,6 +13,7 @@ from stillhouse.publishing.actions import (
     end_canary,
     end_shadow,
     publish,
+    publish_once_loaded,
     rollback,
     start_canary,
     start_shadow,
@@ -31,6 +32,7 @@ from stillhouse.publishing.retirement import retire_version
 from stillhouse.serving.actions import sync_pool
 from stillhouse.serving.models import Placement
 from tests.registry import DEMO_BASE, approved, at_once, candidate, held, make_ready, pool_report
+from tests.web.gateway.engine import wait_until
 from tests.world import World
 
 pytestmark = pytest.mark.django_db
@@ -98,6 +100,35 @@ def test_what_is_cold_is_asked_for_and_the_sentence_says_so(world: World) -> Non
     with pytest.raises(UserError) as caught:
         publish(by=world.lead, alias_name="clauses", version=second)
     assert "did the version load there?" in caught.value.next_step
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_cold_is_published_once_it_is_loaded(world: World) -> None:
+    first, second = ready_versions(world, 2)
+    publish(by=world.lead, alias_name="clauses", version=first)
+    sync_pool(pool_name="demo", report=pool_report(held(first)))
+
+    def load() -> None:
+        assert wait_until(lambda: Placement.objects.filter(version=second, wanted_at__isnull=False).exists())
+        sync_pool(pool_name="demo", report=pool_report(held(first), held(second)))
+
+    publication, error = at_once(
+        lambda: publish_once_loaded(by=world.lead, alias_name="clauses", version=second), load
+    )
+    assert error is None and publication.version == second and served(world) == second
+
+
+def test_nobody_waits_for_what_will_not_be_loaded(world: World) -> None:
+    first, second = ready_versions(world, 2)
+    for failed in (pool_report(held(first), held(second, "failed")), pool_report(healthy=False)):
+        sync_pool(pool_name="demo", report=failed)
+        with pytest.raises(UserError) as caught:
+            publish_once_loaded(by=world.lead, alias_name="clauses", version=second, seconds=3600)
+        assert caught.value.code == "not_ready"
+    sync_pool(pool_name="demo", report=pool_report(held(first)))
+    with pytest.raises(UserError) as caught:
+        publish_once_loaded(by=world.lead, alias_name="clauses", version=second, seconds=0.1)
+    assert caught.value.code == "not_ready" and not Publication.objects.exists()
 
 
 def test_an_expert_may_not_publish_nor_roll_back(world: World) -> None:

@@ -1,5 +1,6 @@
 """Writes of publishing: which version an alias answers with, and which part. Every change is a new row."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ from stillhouse.publishing.queries import canary_of, current_publication, rollba
 from stillhouse.serving.queries import is_ready, may_load
 from stillhouse.serving.use import want_version
 from stillhouse.training.names import check_model_name
+
+LOADING_SECONDS = 10.0
+"""How long a person's request waits for a version that is being loaded. That takes a second or two; a large
+one may take longer, and then a sentence says so."""
+_LOOK_SECONDS = 0.03
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,24 @@ def publish(*, by: Membership, alias_name: str, version: AdapterVersion) -> Publ
         return current
     _check_ready(version)
     return _append(by, alias, version, Publication.PUBLISH)
+
+
+def publish_once_loaded(
+    *, by: Membership, alias_name: str, version: AdapterVersion, seconds: float = LOADING_SECONDS
+) -> Publication:
+    """`publish`, for a version that is not loaded as soon as it is; every try is a transaction of its own.
+
+    Raises as `publish`: `not_ready` where no replica will load it, or none has within `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return publish(by=by, alias_name=alias_name, version=version)
+        except NotReady:
+            while not is_ready(version):
+                if time.monotonic() >= deadline or not may_load(version):
+                    raise
+                time.sleep(_LOOK_SECONDS)
 
 
 @_change()

@@ -67,7 +67,7 @@ def _row(by: Membership, alias: Alias, ready: list[AdapterVersion]) -> dict[str,
 def publish(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
     version = get_version(by, id)
     name = request.POST.get("alias", "").strip()
-    publication = actions.publish(by=by, alias_name=name, version=version)
+    publication = actions.publish_once_loaded(by=by, alias_name=name, version=version)
     messages.success(request, f"{publication.alias} answers with {version} from the next request on.")
     return redirect("version", by.workspace.slug, version.pk)
 

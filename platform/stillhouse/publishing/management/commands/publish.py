@@ -7,7 +7,7 @@ from django.core.management.base import CommandParser
 from stillhouse.accounts.command import MemberCommand
 from stillhouse.accounts.models import Membership
 from stillhouse.adapters.queries import get_version
-from stillhouse.publishing.actions import publish
+from stillhouse.publishing.actions import publish_once_loaded
 from stillhouse.publishing.models import Publication
 
 
@@ -21,7 +21,7 @@ class Command(MemberCommand):
 
     def run_as(self, by: Membership, **options: Any) -> object:
         version = get_version(by, options["version"])
-        return as_json(publish(by=by, alias_name=options["alias"], version=version))
+        return as_json(publish_once_loaded(by=by, alias_name=options["alias"], version=version))
 
 
 def as_json(publication: Publication) -> dict[str, object]:
