@@ -18,6 +18,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.report import Line  # noqa: E402
+
 Row = Mapping[str, Any]
 
 
@@ -28,6 +32,7 @@ def main() -> int:
     parser.add_argument("--together", action="store_true", help="every fault so often in one session")
     chosen = parser.parse_args()
     sessions, times = (1, chosen.rounds) if chosen.together else (chosen.rounds, 1)
+    line = Line("chaos")
     rows: list[Row] = []
     failures: dict[str, int] = defaultdict(int)
     began = time.monotonic()
@@ -43,7 +48,7 @@ def main() -> int:
         )
     summary = [summed_up(fault, group) for fault, group in by_fault(rows).items()]
     print("\n".join(table(summary)))
-    print(json.dumps({"rounds": chosen.rounds, "failed_tests": failures, "faults": summary}))
+    line.end({"rounds": chosen.rounds, "failed_tests": failures, "faults": summary})
     return 1 if failures else 0
 
 

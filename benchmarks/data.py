@@ -34,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 from faker import Faker  # noqa: E402
 
+from benchmarks.report import Line  # noqa: E402
 from workers.contract import DeriveSource, DeriveSpec, DropDuplicates, Mask, ValidateSpec  # noqa: E402
 from workers.data.figures import RESIDUE  # noqa: E402
 from workers.data.limited import derive_in_child, validate_in_child  # noqa: E402
@@ -251,13 +252,12 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=200, help="people for each locale")
     parser.add_argument("--base", type=Path, help="folder of a base, for `tokens`")
     given = parser.parse_args()
+    line = Line("data")
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         data = scratch / "chats.jsonl"
         write_chats(data, given.rows)
         figures = {
-            "bench": "data",
-            "cores": len(os.sched_getaffinity(0)),
             "bytes": data.stat().st_size,
             "stream": measure(data, near=False),
             "near": measure(data, near=True),
@@ -266,7 +266,7 @@ def main() -> None:
             "peer": measure_peer(data, scratch),
             "detectors": measure_detectors(given.people),
         }
-    print(json.dumps(figures))
+    line.end(figures)
 
 
 if __name__ == "__main__":

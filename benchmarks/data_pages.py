@@ -8,10 +8,8 @@ page, and the list filtered to one class of errors. Milliseconds at the client, 
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -25,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "platform"), str(ROOT)]
 
 from benchmarks.jobs import members, spread, start  # noqa: E402
+from benchmarks.report import Line  # noqa: E402
 from workers.contract import ValidateSpec, ValidationReport  # noqa: E402
 from workers.data.limited import validate_in_child  # noqa: E402
 
@@ -115,17 +114,10 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=1_000_000)
     rows = parser.parse_args().rows
-    load_before = os.getloadavg()[0]
+    line = Line("data_pages")
     with ExitStack() as stack:
         figures = measure(stack, rows)
-    line = {
-        "bench": "data_pages",
-        **figures,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": {"cores": os.cpu_count(), "system": platform.platform()},
-        "load_before": load_before,
-    }
-    print(json.dumps(line))
+    line.end(figures)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,21 @@ Warm: the same command again.
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.report import Line  # noqa: E402
+
 KEPT = ("base_exact", "adapter_exact", "rows", "seconds", "publish_to_first_token_ms", "peak_memory_mb")
 
 
@@ -60,7 +63,7 @@ def main() -> None:
     )
     parser.add_argument("--port", type=int, default=8765)
     port = parser.parse_args().port
-    load_before = os.getloadavg()[0]
+    line = Line("demo")
     with tempfile.TemporaryDirectory(prefix="stillhouse-demo-") as folder:
         copy = Path(folder) / "stillhouse"
         copy_checkout(copy)
@@ -68,16 +71,7 @@ def main() -> None:
         cold = demonstrate(copy, port)
         cold["total_seconds"] = round(cold["total_seconds"] + install, 1)
         warm = demonstrate(copy, port)
-    line = {
-        "benchmark": "demo",
-        "install_seconds": install,
-        "cold": cold,
-        "warm": warm,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": {"cores": os.cpu_count(), "system": platform.platform()},
-        "load_before": load_before,
-    }
-    print(json.dumps(line))
+    line.end({"install_seconds": install, "cold": cold, "warm": warm})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ half of what is wrong here put right. Ends with one JSON line; intervals are boo
 """
 
 import argparse
-import datetime
 import json
 import math
 import random
@@ -27,6 +26,8 @@ import httpx
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
+
+from benchmarks.report import Line  # noqa: E402
 
 PARTS, ROUNDS, TOP = 5, 1000, 20
 Rule = Callable[["Answer"], float]
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=8, help="questions at a time")
     parser.add_argument("--seconds", type=float, default=3600, help="ask no more questions after these")
     chosen = parser.parse_args()
-    until = time.monotonic() + chosen.seconds
+    line, until = Line("escalation"), time.monotonic() + chosen.seconds
     questions = [
         json.loads(line) for file in chosen.rows for line in file.read_text(encoding="utf-8").splitlines()
     ]
@@ -64,11 +65,11 @@ def main() -> None:
                 questions,
             )
             answers = [answer for answer in found if answer is not None]
-    print(json.dumps(report(answers, chosen.model)))
+    line.end(report(answers, chosen.model))
 
 
 def report(answers: list[Answer], model: str) -> dict[str, Any]:
-    """The line of figures."""
+    """The figures."""
     random.Random(0).shuffle(answers)
     rules = {
         "random": [0.0] * len(answers),
@@ -77,7 +78,6 @@ def report(answers: list[Answer], model: str) -> dict[str, Any]:
     }
     right = [answer.right for answer in answers]
     return {
-        "benchmark": "escalation",
         "model": model,
         "questions": len(answers),
         "right_here": sum(right),
@@ -85,7 +85,6 @@ def report(answers: list[Answer], model: str) -> dict[str, Any]:
         "confidence_less": {
             name: difference(right, rules["confidence"], rules[name]) for name in ("random", "entropy")
         },
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 
 

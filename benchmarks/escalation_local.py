@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
 
 from benchmarks.escalation import TOP, Answer, judged, report  # noqa: E402
+from benchmarks.report import Line  # noqa: E402
 
 MOST_TOKENS = 64
 """Of an answer; the expected ones have 50 at most."""
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--batch", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=3600, help="begin no batch after these")
-    chosen = parser.parse_args()
+    chosen, line = parser.parse_args(), Line("escalation")
     tokenizer = AutoTokenizer.from_pretrained(chosen.base, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(chosen.base, dtype=torch.float32)
     model = PeftModel.from_pretrained(model, chosen.adapter).merge_and_unload().to(torch.bfloat16).eval()
@@ -47,7 +48,7 @@ def main() -> None:
             break
         answers += ask_all(model, tokenizer, questions[start : start + chosen.batch])
         print(f"{len(answers)} of {len(questions)}", file=sys.stderr, flush=True)
-    print(json.dumps(report(answers, f"PEFT, {chosen.adapter.name}")))
+    line.end(report(answers, f"PEFT, {chosen.adapter.name}"))
 
 
 def ask_all(model: Any, tokenizer: Any, questions: list[list[dict[str, str]]]) -> list[Answer]:

@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -295,9 +294,6 @@ async def _measure(targets: dict[str, Target], seconds: float) -> dict[str, Any]
     """Every figure of every target; what the others add to `direct`."""
     figures: dict[str, Any] = {
         "seconds_each": seconds,
-        "cores": os.cpu_count(),
-        "load_before": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
     }
     latencies = await in_rounds(targets, seconds, latency)
     for share in (50, 99):
@@ -333,9 +329,12 @@ def main() -> None:
     parser.add_argument("--litellm", type=Path, metavar="PYTHON", help="of the environment with LiteLLM")
     options = parser.parse_args()
     sys.path[:0] = [str(ROOT / "platform"), str(ROOT)]
+    from benchmarks.report import Line  # noqa: PLC0415
+
+    line = Line("gateway")
     with ExitStack() as stack:
         figures = _run(stack, options.seconds, options.litellm)
-    print(json.dumps(figures))
+    line.end(figures)
 
 
 def _run(stack: ExitStack, seconds: float, litellm: Path | None) -> dict[str, Any]:

@@ -10,9 +10,7 @@ everything. A workspace's share is its worker seconds against the mean of all, w
 
 import argparse
 import datetime
-import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -27,6 +25,8 @@ import httpx
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "platform"), str(ROOT)]
+
+from benchmarks.report import Line  # noqa: E402
 
 if TYPE_CHECKING:
     from stillhouse.accounts.models import Membership
@@ -259,18 +259,10 @@ def main() -> None:
     parser.add_argument("--workspaces", type=int, default=20)
     parser.add_argument("--workers", type=int, default=8)
     given = vars(parser.parse_args())
-    load_before = os.getloadavg()[0]
+    line = Line("jobs")
     with ExitStack() as stack:
         figures = measure(stack, **given)
-    line = {
-        "benchmark": "jobs",
-        **given,
-        **figures,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": {"cores": os.cpu_count(), "system": platform.platform()},
-        "load_before": load_before,
-    }
-    print(json.dumps(line))
+    line.end({**given, **figures})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ had. Ends with one JSON line.
 """
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -20,8 +19,9 @@ import httpx
 import openai
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "platform"))
+sys.path[:0] = [str(ROOT / "platform"), str(ROOT)]
 
+from benchmarks.report import Line  # noqa: E402
 from stillhouse.embedded.demo import (  # noqa: E402
     ALIAS,
     DATASET,
@@ -48,8 +48,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     chosen = parser.parse_args()
     home = Home(path=chosen.home.resolve(), web_port=chosen.port)
+    line = Line("power_cut")
     rounds = [one_round(home, number) for number in range(1, chosen.rounds + 1)]
-    print(json.dumps({"benchmark": "power_cut", "rounds": rounds}))
+    line.end({"rounds": rounds})
 
 
 def one_round(home: Home, number: int) -> dict[str, Any]:

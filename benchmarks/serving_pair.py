@@ -10,7 +10,6 @@ and the ledger is held against what that engine says it used.
 
 import argparse
 import json
-import os
 import sys
 import threading
 import time
@@ -27,7 +26,8 @@ import httpx
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "platform"), str(ROOT)]
 
-from benchmarks.serving import ALIAS, PROMPT, Bench, ask  # noqa: E402
+from benchmarks.report import Line  # noqa: E402
+from benchmarks.serving_bench import ALIAS, PROMPT, Bench, ask  # noqa: E402
 from benchmarks.serving_stage import Running, Stage, set_up  # noqa: E402
 
 CLIENTS = 4
@@ -111,22 +111,22 @@ class Pair:
         self.figures["replica_killed_answers"] = dict(self.crowd(kill_one))
 
     def canary(self, old: Any, new: Any) -> None:
-        from stillhouse.publishing.actions import rollback, start_canary  # noqa: PLC0415
+        """Up to 100 per cent, where the new version is published; and down again, where the old one takes a
+        growing part of its requests."""
+        from stillhouse.publishing.actions import start_canary  # noqa: PLC0415
         from stillhouse.publishing.models import Alias  # noqa: PLC0415
 
         shares: dict[str, float] = {}
 
-        def grow() -> None:
+        def there_and_back() -> None:
             alias = Alias.objects.get(name=ALIAS)
-            for percent in (10, 50, 100):
-                start_canary(by=self.stage.lead, alias=alias, version=new, percent=percent)
+            for version, percent in [(new, 10), (new, 50), (new, 100), (old, 50), (old, 90), (old, 100)]:
+                start_canary(by=self.stage.lead, alias=alias, version=version, percent=percent)
                 time.sleep(1)
-                shares[str(percent)] = self.share_of(new)
-            rollback(by=self.stage.lead, alias=alias)  # at 100 per cent it is published
-            time.sleep(1)
-            shares["back"] = self.share_of(new)
+                way = f"up to {percent}" if version is new else f"down to {100 - percent}"
+                shares[way] = self.share_of(new)
 
-        self.figures["canary_answers"] = dict(self.crowd(grow))
+        self.figures["canary_answers"] = dict(self.crowd(there_and_back))
         self.figures["canary_shares"] = shares
 
     def share_of(self, version: Any) -> float:
@@ -240,14 +240,10 @@ def main() -> None:
     parser.add_argument("--engine-threads", type=int, help="of each engine; by default as many as cores")
     parser.add_argument("--only", nargs="*", help="replicas canary remote")
     options = parser.parse_args()
-    figures = {
-        "benchmark": "serving_pair",
-        "cores": os.cpu_count(),
-        "load_before": round(os.getloadavg()[0], 1),
-    }
+    line = Line("serving_pair")
     with ExitStack() as stack:
-        figures |= run(stack, options)
-    print(json.dumps(figures))
+        figures = run(stack, options)
+    line.end(figures)
 
 
 if __name__ == "__main__":

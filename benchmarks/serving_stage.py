@@ -18,15 +18,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import torch
 from safetensors.torch import load, save
 
 from stillhouse.embedded.process import Program, child_environment
 from tests.stores import Stores
+from tests.web.gateway.engine import free_port
 
 if TYPE_CHECKING:
     from stillhouse.accounts.models import Membership
     from stillhouse.adapters.models import AdapterVersion
+    from stillhouse.embedded.home import Home
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = ["max_steps=6", "learning_rate=1e-3", "batch_size=6", "rank=4"]
@@ -120,7 +123,15 @@ class Stage:
     web: Running
     engine: Running
     agent: Running
+    gateway: Running
+    """One more, in a process of its own; not started."""
+    gateway_url: str
     made: int = field(default=0)
+
+    def memory_mb(self) -> dict[str, float]:
+        """Resident, of what runs."""
+        running = (self.gateway, self.web, self.agent, self.engine)
+        return {one.program.name: one.memory_mb() for one in running if one.process is not None}
 
     def version(self, factor: float = 1.0) -> "AdapterVersion":
         """A new approved version with its files in the store, placed; its LoRA moves by `factor`."""
@@ -205,7 +216,31 @@ def set_up(stack: ExitStack, base: Path, adapter: Path, engine_threads: int | No
     web.wait()
     engine.wait()
     engine_url = f"http://127.0.0.1:{home.ports()['vllm']}"
-    return Stage(home.url, engine_url, key, expert, lead, adapter, web, engine, agent)
+    gateway, gateway_url = _gateway(home, web)
+    stack.callback(gateway.kill)
+    return Stage(home.url, engine_url, key, expert, lead, adapter, web, engine, agent, gateway, gateway_url)
+
+
+def _gateway(home: "Home", web: Running) -> tuple[Running, str]:
+    """The command of `web`, with the gateway's own entry."""
+    url = f"http://127.0.0.1:{free_port()}"
+    swapped = {"stillhouse.asgi:application": "stillhouse.gateway.asgi:application"}
+    swapped[str(home.ports()["web"])] = url.rpartition(":")[2]
+
+    async def ready() -> bool:
+        try:
+            return httpx.get(f"{url}/v1/models").status_code == 401  # it runs, and knows no such caller
+        except httpx.TransportError:
+            return False
+
+    program = replace(
+        web.program,
+        name="gateway",
+        argv=[swapped.get(part, part) for part in web.program.argv],
+        environment={**web.program.environment, "SPOOL_DIR": f"{home.path}/spool-gateway"},
+        ready=ready,
+    )
+    return Running(program, home.logs / "gateway.log"), url
 
 
 def _people_and_pool(base: Path) -> tuple[str, Any, Any]:

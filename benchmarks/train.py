@@ -7,11 +7,8 @@ Settings are those of the demonstration: NF4, r=16 on all linear layers, 6 sampl
 """
 
 import argparse
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,6 +17,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.report import Line  # noqa: E402
+
 SETTINGS = [
     "rank=16",
     "alpha=32",
@@ -49,13 +50,6 @@ def one_run(base: Path, steps: int, threads: int, out: Path) -> dict[str, Any]:
     return found
 
 
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -67,14 +61,13 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
     parsed = parser.parse_args()
-    load_before = os.getloadavg()[0]
+    line = Line("train")
     with tempfile.TemporaryDirectory() as folder:
         runs = [
             one_run(parsed.base, parsed.steps, parsed.threads, Path(folder) / str(number))
             for number in range(parsed.runs)
         ]
-    line = {
-        "benchmark": "train",
+    figures = {
         "real_tokens_per_second": statistics.median(run["tokens_per_second"] for run in runs),
         "all_runs": [run["tokens_per_second"] for run in runs],
         "seconds": statistics.median(run["seconds"] for run in runs),
@@ -83,12 +76,8 @@ def main() -> None:
         "steps": parsed.steps,
         "threads": parsed.threads,
         "base": parsed.base.name,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform()},
-        "load_before": load_before,
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
-    print(json.dumps(line))
+    line.end(figures, PACKAGES)
 
 
 if __name__ == "__main__":

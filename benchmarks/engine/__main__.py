@@ -9,10 +9,8 @@ adds 200 steps and the held-out loss of three seeds, which takes more than an ho
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,6 +26,7 @@ from benchmarks.engine.environment import home, python_of, versions
 from benchmarks.engine.export import Exported, export, export_lora
 from benchmarks.engine.turns import ROOT, Side, start
 from benchmarks.engine.workload import CONTRACTS, Workload, contracts, full_packs
+from benchmarks.report import Line
 from workers.contract import TrainSpec
 from workers.training.base import open_base, shape_of
 from workers.training.estimate import estimate_run, this_machine
@@ -55,7 +54,7 @@ class Bench:
 
 def main() -> None:
     parsed = _arguments()
-    load_before = os.getloadavg()
+    line = Line("engine")
     with tempfile.TemporaryDirectory(prefix="bench-engine-") as folder:
         bench = Bench(parsed.base.resolve(), Path(folder), home() / "logs", python_of("trl"), parsed.threads)
         steps = 1 + parsed.rounds * parsed.turn
@@ -68,8 +67,7 @@ def main() -> None:
         )
         if parsed.full:
             checks += [long_curve(bench), heldout(bench)]
-    line = {
-        "benchmark": "engine",
+    figures = {
         "real_tokens_per_second": short["real_tokens_per_second"],
         "ratios": short["ratios"],
         "loss_gate": gate.verdict(checks, "full" if parsed.full else "quick") | step0,
@@ -78,13 +76,10 @@ def main() -> None:
         "measured": short["measured"],
         "contracts": short,
         "full_packs": long,
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform()},
         "threads": bench.threads,
         "versions": {"ours": versions(sys.executable, PACKAGES), "trl": versions(bench.peer, PACKAGES)},
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "load": {"before": load_before, "after": os.getloadavg()},
     }
-    print(json.dumps(line))
+    line.end(figures)
 
 
 def measure(bench: Bench, workload: Workload, rounds: int, turn: int) -> dict[str, Any]:
@@ -269,13 +264,6 @@ def heldout(bench: Bench) -> gate.Check:
                 found[side.name].append(side.facts["heldout_loss"])
         say(f"held-out loss, seed {seed}: {found}")
     return gate.check_heldout(found["ours"], found["trl_tuned"])
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
 
 
 def say(text: str) -> None:

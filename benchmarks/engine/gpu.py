@@ -10,9 +10,6 @@ The tokenizer is that of the demonstration base (--tokenizer), which has fewer e
 """
 
 import argparse
-import datetime
-import json
-import platform
 import shutil
 import statistics
 import sys
@@ -30,6 +27,7 @@ from benchmarks.engine.environment import home, python_of, versions
 from benchmarks.engine.export import Exported, export, export_lora
 from benchmarks.engine.turns import Side, start
 from benchmarks.engine.workload import Workload, full_packs
+from benchmarks.report import Line
 from workers.training.base import open_base, shape_of
 
 GIB = 1 << 30
@@ -76,6 +74,7 @@ class GpuBench:
 
 def main() -> None:
     parsed = _arguments()
+    last = Line("engine-gpu")
     with tempfile.TemporaryDirectory(prefix="bench-gpu-", dir=parsed.scratch) as folder:
         base = make_base(Path(folder) / "base", TINY if parsed.tiny else LLAMA_8B, parsed.tokenizer)
         bench = GpuBench(base, Path(folder))
@@ -86,8 +85,8 @@ def main() -> None:
             line = {"measured": None, "not_run": {"everything": reason}}
         else:
             line = measure_all(bench, parsed.rounds, parsed.steps)
-    about = {"machine": machine(), "versions": all_versions(), "date": _today(), "goals": GOALS}
-    print(json.dumps({"benchmark": "engine-gpu", **line, **about}))
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+    last.end({**line, "gpu": gpu, "versions": all_versions(), "goals": GOALS})
 
 
 def tiny(bench: GpuBench) -> dict[str, Any]:
@@ -247,11 +246,6 @@ def make_base(folder: Path, shape: dict[str, Any], tokenizer: Path) -> Path:
     return folder
 
 
-def machine() -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
-    return {"gpu": gpu, "system": platform.platform()}
-
-
 def all_versions() -> dict[str, Any]:
     packages = ("torch", "transformers", "peft", "bitsandbytes", "trl", "unsloth")
     found = {"ours": versions(sys.executable, packages)}
@@ -259,10 +253,6 @@ def all_versions() -> dict[str, Any]:
         if (home() / name / "stamp").is_file():
             found[name] = versions(home() / name / "bin" / "python", packages)
     return found
-
-
-def _today() -> str:
-    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def _arguments() -> argparse.Namespace:

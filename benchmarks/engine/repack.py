@@ -17,6 +17,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from benchmarks.report import Line
+
 ROOT = Path(__file__).resolve().parents[2]
 LEARNING_RATE = 1e-3
 ROWS = 4
@@ -89,6 +91,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, metavar="DIR")
     parser.add_argument("--steps", type=int, default=6)
     parsed = parser.parse_args()
+    line = Line("repack")
     found = {
         "stock": losses(parsed.base, parsed.steps, repacking=True),
         "flag_off": losses(parsed.base, parsed.steps, repacking=False),
@@ -99,7 +102,7 @@ def main() -> None:
             f"{name}: {shown['before']} evaluation {curves['evaluation']:.3f} {shown['after']}",
             file=sys.stderr,
         )
-    print(json.dumps({"benchmark": "repack", **found}))
+    line.end(found)
 
 
 if __name__ == "__main__":
