@@ -12,8 +12,6 @@ from typing import Any
 import httpx
 
 from benchmarks.serving_bench import ALIAS, PROMPT, Bench, ask
-from tests.web.gateway.process import Server
-from tests.web.gateway.test_hostile import header_bomb, large_body, slow_client, unknown_names
 
 OUTSIDE = 10**9
 """A token id that no vocabulary has."""
@@ -166,6 +164,14 @@ def _strange(bench: Bench) -> dict[str, tuple[int, float, str]]:
 
 def _floods(bench: Bench) -> dict[str, Callable[[], Any]]:
     """All of the issue's, each at once from several sides."""
+    from tests.web.gateway.process import Server  # noqa: PLC0415 - Django stands by now
+    from tests.web.gateway.test_hostile import (  # noqa: PLC0415
+        header_bomb,
+        large_body,
+        slow_client,
+        unknown_names,
+    )
+
     process = bench.stage.web.process
     if process is None:
         raise SystemExit("web is not running")
