@@ -48,9 +48,9 @@ def run(stack: ExitStack, options: argparse.Namespace) -> dict[str, Any]:
     bench.take_fingerprints([version.serving_name for version in versions])
     parts: dict[str, Callable[[], None]] = {
         "placed": lambda: measure_placed(bench, versions, options.times),
+        "kill": lambda: measure_engine_kill(bench, versions),
         "cold": lambda: measure_cold(bench, max(1, options.times // 4)),
         "flips": lambda: measure_flips(bench, versions, options.flips),
-        "kill": lambda: measure_engine_kill(bench, versions),
         "peers": lambda: measure_peers(bench, versions[0], options.times),
         "hostile": lambda: measure_hostile(bench, versions[0]),
         "memory": lambda: measure_memory(bench, options.cycles, options.memory_seconds),
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--flips", type=int, default=100)
     parser.add_argument("--cycles", type=int, default=200, help="publications and retirements")
     parser.add_argument("--memory-seconds", type=float, default=3600, help="of the cycles at most")
-    parser.add_argument("--only", nargs="*", help="placed cold flips kill peers hostile memory")
+    parser.add_argument("--only", nargs="*", help="placed kill cold flips peers hostile memory")
     options = parser.parse_args()
     line = Line("serving")
     with ExitStack() as stack:

@@ -58,11 +58,12 @@ def measure_cold(bench: Bench, times: int) -> None:
     an app's request by the immutable name. Beside them the bare engine's load call and one token."""
     from stillhouse.publishing.actions import publish_once_loaded  # noqa: PLC0415
 
-    published, requested, bare = [], [], []
+    accepted, published, requested, bare = [], [], [], []
     for number in range(times):
         version = cold_version(bench, 1.5 + number / 100)
         began = time.perf_counter()
         publish_once_loaded(by=bench.stage.lead, alias_name=ALIAS, version=version, seconds=60)
+        accepted.append(time.perf_counter() - began)
         bench.until(lambda version=version: bench.ask().model == version.serving_name, "its answer")  # type: ignore[misc]
         published.append(time.perf_counter() - began)
         bench.until_proven([version])
@@ -72,6 +73,7 @@ def measure_cold(bench: Bench, times: int) -> None:
         requested.append(time.perf_counter() - began)
         bench.until_proven([other])
         bare.append(bare_load(bench, other, f"bare-{number}"))
+    bench.note("publish_accepted_cold", accepted)
     bench.note("publish_to_first_token_cold", published)
     bench.note("request_to_first_token_cold", requested)
     bench.note("bare_load_to_first_token_beside_cold", bare)

@@ -171,6 +171,7 @@ class Agent:
         path, wish = f"/worker/v1/pools/{self._settings.pool}/wait", PoolWait(seconds=WAIT_SECONDS)
         pauses = growing_pauses()
         while not self._stopping.is_set():
+            began = time.monotonic()
             try:
                 self._platform.post_for_nothing(path, wish, timeout=WAIT_SECONDS + 5)
             except (Refused, Unreachable):  # an older platform, or one that is away
@@ -178,7 +179,8 @@ class Agent:
                 continue
             pauses = growing_pauses()
             self._wake.set()
-            self._stopping.wait(SHORTEST_POLL)  # however fast it rings
+            spent = time.monotonic() - began
+            self._stopping.wait(max(0.0, SHORTEST_POLL - spent))  # however fast it rings
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:

@@ -18,9 +18,9 @@ gone.
 """
 MOST_LOADS = 4
 """Versions loaded and proven at a time: as many as an engine has in one batch."""
-REST_IDLE_SECONDS, REST_AFTER_SECONDS = 1.0, 60.0
-"""A version that was proven shortly is proven in whole, step by step, once the engine has been idle for the
-first, so as not to meet the request that the version was loaded for; and after the second in any case.
+REST_IDLE_SECONDS, REST_AFTER_SECONDS = 2.0, 60.0
+"""A version that was proven shortly is proven in whole, step by step, once it has been ready and the engine
+idle for the first, so as not to meet the request that it was loaded for; and after the second in any case.
 """
 CROWDED_SECONDS = 15.0
 """The same while the disk is nearly full: long enough for a request that had just begun to show."""
@@ -187,13 +187,13 @@ def _is_to_load(version: WantedVersion, situation: Situation) -> bool:
 
 def _prove_next(situation: Situation) -> Action | None:
     now, idle_since = situation.now, situation.idle_since
-    is_idle = idle_since is not None and now - idle_since >= REST_IDLE_SECONDS
     for version in situation.wanted:
         record = situation.records.get(version.digest)
         if record is None or record.is_whole or now < record.not_before:
             continue
         if not is_ready(version.name, record, situation.engine):
             continue
+        is_idle = idle_since is not None and now - max(idle_since, record.since) >= REST_IDLE_SECONDS
         if is_idle or now - record.since >= REST_AFTER_SECONDS:
             return ProveNext(version.name, version.digest)
     return None
