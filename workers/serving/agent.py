@@ -29,7 +29,7 @@ from workers.serving.files import (
     base_digest,
     check_name,
 )
-from workers.serving.loading import Loader
+from workers.serving.loading import Base, Loader
 from workers.serving.plan import (
     FIRST_PAUSE,
     MOST_LOADS,
@@ -66,6 +66,10 @@ EXPECTED = (EngineError, NotProven, VersionRefused, DiskFull, TransferError)
 """Failures whose text is a sentence for people."""
 
 
+Step = Callable[[EngineView, Base | None, Record, Sha256], Record]
+"""Of a version: its record before, and after."""
+
+
 class Stopped(Exception):
     """The agent is being stopped; a download need not be finished."""
 
@@ -84,7 +88,7 @@ class Agent:
         self._refused: list[HeldVersion] = []
         self._loader = Loader(self._engine, self._cache, max_rank=settings.max_rank)
         self._wanted: list[WantedVersion] | None = None
-        self._base: tuple[str, Sha256] | None = None
+        self._base: Base | None = None
         self._poll_seconds = POLL_SECONDS
         self._view = EngineView(healthy=False)
         self._reported = ""
@@ -313,10 +317,9 @@ class Agent:
                 self._recorded(version.name, version.digest, lambda: self._fetch(version))
                 can_load = self._view.healthy and self._known_base() is not None
                 if can_load and self._records[version.digest].state != "failed":
-                    versions = [(version.name, version.digest)]
-                    self._load_all(versions, self._engine.look())  # at once: an app may be waiting
+                    self._load_all([(version.name, version.digest)])  # at once: an app may be waiting
             case Load(versions):
-                self._load_all(versions, self._view)
+                self._load_all(versions)
             case ProveNext(name, digest):
                 self._recorded(name, digest, lambda: self._prove_next(digest))
             case Forget(digest):
@@ -362,15 +365,23 @@ class Agent:
         self._cache.fetch(version, max_rank=self._settings.max_rank, check=self._check_stopped)
         return Record(version.name)
 
-    def _load_all(self, versions: Sequence[tuple[str, Sha256]], view: EngineView) -> None:
-        """At a time: the engine proves them in one batch. Each is reported as soon as it is ready."""
+    def _load_all(self, versions: Sequence[tuple[str, Sha256]]) -> None:
+        """At a time, and proven once all are registered: the engine then does it in one batch, which a load
+        would have to wait for. Each is reported as soon as it is ready."""
+        view = self._engine.look()
 
-        def load(version: tuple[str, Sha256]) -> None:
-            self._recorded(*version, lambda: self._loader.load(view, self._base, *version))
-            self._wake.set()
+        def step(take: Step, name: str, digest: Sha256) -> None:
+            before = self._records.get(digest, Record(name))
+            self._recorded(name, digest, lambda: take(view, self._base, before, digest))
+
+        def prove(name: str, digest: Sha256) -> None:
+            if self._records[digest].state != "failed":
+                step(self._loader.prove, name, digest)
+                self._wake.set()
 
         with ThreadPoolExecutor(MOST_LOADS, thread_name_prefix="agent-load") as pool:
-            list(pool.map(load, versions))
+            list(pool.map(lambda version: step(self._loader.register, *version), versions))
+            list(pool.map(lambda version: prove(*version), versions))
 
     def _prove_next(self, digest: Sha256) -> Record:
         return self._loader.prove_next(self._engine.look(), self._base, self._records[digest], digest)

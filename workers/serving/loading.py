@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from workers.contract import AdapterManifest, Sha256
+from workers.contract import Sha256
 from workers.serving.engine import Engine, EngineError, EngineView
 from workers.serving.files import AdapterCache, VersionRefused, check_base, check_folder, read_manifest
 from workers.serving.plan import Record, pause_after
@@ -26,33 +26,39 @@ class Loader:
         self._max_rank = max_rank
         self._proofs = Proofs(engine)
 
-    def load(self, view: EngineView, base: Base | None, name: str, digest: Sha256) -> Record:
-        """Check the files again, load them when they are not registered, prove.
+    def register(self, view: EngineView, base: Base | None, record: Record, digest: Sha256) -> Record:
+        """Check the files again, and load them when they are not registered.
 
-        Raises EngineError, VersionRefused and NotProven.
+        Raises EngineError and VersionRefused.
         """
-        registered, folder = view.adapters.get(name), self._cache.path(digest)
-        manifest = self._checked(view, base, digest, is_registered=registered is not None)
-        load_ms: float | None = None
-        if registered is None:
-            began = time.monotonic()
-            self._engine.load(name, str(folder))
-            load_ms = (time.monotonic() - began) * 1000
-        elif Path(registered) != folder:
+        registered, folder = view.adapters.get(record.name), self._cache.path(digest)
+        self._check(view, base, digest, is_registered=registered is not None)
+        if registered is not None and Path(registered) != folder:
             raise VersionRefused(
                 "The engine holds other files under this name, which are not ours. Restart the engine."
             )
+        load_ms: float | None = None
+        if registered is None:
+            began = time.monotonic()
+            self._engine.load(record.name, str(folder))
+            load_ms = (time.monotonic() - began) * 1000
+        return replace(record, state="loading", load_ms=load_ms)
+
+    def prove(self, view: EngineView, base: Base | None, record: Record, digest: Sha256) -> Record:
+        """Have it shown that what is registered applies the version. Raises EngineError and NotProven."""
+        _check_view(view, base)
+        manifest = read_manifest(self._cache.path(digest), digest)
         try:
-            proof, is_whole = self._proofs.prove(view, name, digest, manifest)
+            proof, is_whole = self._proofs.prove(view, record.name, digest, manifest)
         except (EngineError, NotProven):
-            self._engine.unload(name)
+            self._engine.unload(record.name)
             raise
-        log.info("%s is ready: %s", name, proof)
+        log.info("%s is ready: %s", record.name, proof)
         return Record(
-            name,
+            record.name,
             state="ready",
             proof=proof,
-            load_ms=load_ms,
+            load_ms=record.load_ms,
             incarnation=view.incarnation,
             is_whole=is_whole,
             since=time.monotonic(),
@@ -77,13 +83,8 @@ class Loader:
         log.info("%s is proven in whole: %s", record.name, proof)
         return replace(record, proof=proof, is_whole=True, failures=0)
 
-    def _checked(
-        self, view: EngineView, base: Base | None, digest: Sha256, *, is_registered: bool
-    ) -> AdapterManifest:
-        """The manifest of files that are still right.
-
-        Damaged ones are dropped, and fetched again, when it is safe.
-        """
+    def _check(self, view: EngineView, base: Base | None, digest: Sha256, *, is_registered: bool) -> None:
+        """Of files that are still right. Damaged ones are dropped, and fetched again, when it is safe."""
         known_base = _check_view(view, base)
         try:
             manifest = check_folder(self._cache.path(digest), digest, max_rank=self._max_rank)
@@ -92,7 +93,6 @@ class Loader:
                 self._cache.delete(digest)
             raise
         check_base(manifest, *known_base)
-        return manifest
 
 
 def _check_view(view: EngineView, base: Base | None) -> Base:
