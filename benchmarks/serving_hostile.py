@@ -66,6 +66,14 @@ CHATS: dict[str, dict[str, Any]] = {
     ),
     "an expression of a billion": {"structured_outputs": {"regex": "(((a{1000}){1000}){1000})"}},
     "an expression that is none": {"structured_outputs": {"regex": "((("}},
+    "an expression 50,000 deep": {"structured_outputs": {"regex": "(" * 50_000 + "a" + ")" * 50_000}},
+    "a grammar 50,000 deep": {
+        "structured_outputs": {"grammar": "root ::= " + "(" * 50_000 + '"a"' + ")" * 50_000}
+    },
+    "a schema 400 deep": schema(nested(400)),
+    "a tag that is none": {"structured_outputs": {"structural_tag": "{"}},
+    "a schema of a million letters": schema({"type": "string", "description": "x" * 1_000_000}),
+    "100,000 choices": {"structured_outputs": {"choice": [f"c{number}" for number in range(100_000)]}},
     "a grammar that means itself": {"structured_outputs": {"grammar": "root ::= root"}},
     "a grammar that is none": {"structured_outputs": {"grammar": "::= ::="}},
     "no choice": {"structured_outputs": {"choice": []}},
