@@ -21,6 +21,12 @@ MAX_CHOICES = 8
 _MAX_PROMPTS = 32
 _MAX_STOPS = 16
 _MAX_TOOLS = 128
+_TOKEN_IDS = 2**31
+"""None is larger: engines keep them as 32 bits."""
+_MAX_BIASES = 1024
+_MAX_TOKEN_IDS = 4096
+_MAX_BAD_WORDS = 128
+"""Engines look at each of these at every step of a batch, which other requests are in."""
 
 
 @dataclass(slots=True)
@@ -187,9 +193,29 @@ def _object(name: str, value: Any) -> None:
         raise invalid(name, f"`{name}` must be an object.")
 
 
-def _list(name: str, value: Any) -> None:
-    if not isinstance(value, list):
-        raise invalid(name, f"`{name}` must be a list.")
+def _biases(name: str, value: Any) -> None:
+    if (
+        not isinstance(value, dict)
+        or len(value) > _MAX_BIASES
+        or not all(key.isascii() and key.isdigit() and len(key) < 10 for key in value)
+    ):
+        raise invalid(name, f"`{name}` must be an object of at most {_MAX_BIASES} token ids.")
+    for bias in value.values():
+        _number(-100, 100)(name, bias)
+
+
+def _token_ids(name: str, value: Any) -> None:
+    if value != [] and (not _is_ids(value) or len(value) > _MAX_TOKEN_IDS):
+        raise invalid(name, f"`{name}` must be a list of at most {_MAX_TOKEN_IDS} token ids.")
+
+
+def _bad_words(name: str, value: Any) -> None:
+    if (
+        not isinstance(value, list)
+        or len(value) > _MAX_BAD_WORDS
+        or not all(isinstance(word, str) and word for word in value)
+    ):
+        raise invalid(name, f"`{name}` must be a list of at most {_MAX_BAD_WORDS} texts.")
 
 
 def _stop(name: str, value: Any) -> None:
@@ -241,7 +267,9 @@ def _prompt(name: str, value: Any) -> None:
 
 def _is_ids(value: Any) -> bool:
     return (
-        isinstance(value, list) and bool(value) and all(type(token) is int and token >= 0 for token in value)
+        isinstance(value, list)
+        and bool(value)
+        and all(type(token) is int and 0 <= token < _TOKEN_IDS for token in value)
     )
 
 
@@ -255,7 +283,7 @@ _COMMON_FIELDS: dict[str, Check] = {
     "presence_penalty": _number(-2, 2),
     "seed": _integer(-(2**63), 2**63 - 1),
     "stop": _stop,
-    "logit_bias": _object,
+    "logit_bias": _biases,
     "user": _text,
     "response_format": _response_format,
     # Sampling beyond OpenAI's, as vLLM names it: `extra_body` of the official package sends these.
@@ -264,11 +292,11 @@ _COMMON_FIELDS: dict[str, Check] = {
     "repetition_penalty": _number(0.01, 10),
     "min_tokens": _integer(0, 1_000_000),
     "ignore_eos": _boolean,
-    "stop_token_ids": _list,
+    "stop_token_ids": _token_ids,
     "include_stop_str_in_output": _boolean,
     "skip_special_tokens": _boolean,
-    "bad_words": _list,
-    "allowed_token_ids": _list,
+    "bad_words": _bad_words,
+    "allowed_token_ids": _token_ids,
     "structured_outputs": _object,
 }
 CHAT_FIELDS: dict[str, Check] = _COMMON_FIELDS | {

@@ -38,6 +38,10 @@ def test_what_the_official_package_may_send_goes_on() -> None:
         "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}},
         "top_k": 5,
         "user": "u-1",
+        "logit_bias": {"49151": -100},
+        "stop_token_ids": [2],
+        "allowed_token_ids": [5, 6],
+        "bad_words": ["never"],
     }
     request = parse_request("chat/completions", chat(**fields))
     assert json.loads(request.upstream_body("a@0123456789ab")) == {
@@ -137,6 +141,17 @@ def test_fields_of_templates_and_administrators_are_refused_with_a_reason(field:
         ("stream", "yes"),
         ("stop", [1]),
         ("stop", ["a"] * 17),
+        ("logit_bias", {"x": 1}),
+        ("logit_bias", {"-1": 1}),
+        ("logit_bias", {"5": "much"}),
+        ("logit_bias", {"5": 101}),
+        ("logit_bias", {str(token): 1 for token in range(1025)}),
+        ("stop_token_ids", ["x"]),
+        ("stop_token_ids", [2**70]),
+        ("allowed_token_ids", [-1]),
+        ("allowed_token_ids", [1] * 4097),
+        ("bad_words", [""]),
+        ("bad_words", ["a"] * 129),
         ("tools", {}),
         ("tools", [{"type": "web_search"}]),
         ("response_format", {"type": "xml"}),
