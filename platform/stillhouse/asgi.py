@@ -2,17 +2,19 @@
 
 import gc
 import os
+from typing import cast
 
 from django.conf import settings
 from django.core.asgi import get_asgi_application
 
 from stillhouse import openai_api
 from stillhouse.gateway.app import Gateway
-from stillhouse.gateway.connection import Receive, Scope, Send
+from stillhouse.gateway.connection import Application, Receive, Scope, Send
 from stillhouse.worker_api.bell import Bell
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "stillhouse.settings")
-django = get_asgi_application()
+# asgiref types its scopes by kind, we by name.
+django = cast(Application, get_asgi_application())
 gateway = Gateway.from_settings()
 bell = Bell(settings.DATABASE_URL, settings.AGENT_TOKEN)
 
@@ -26,9 +28,11 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await gateway.lifespan(receive, send)
         await bell.stop()
-    elif scope["type"] == "http" and gateway.serves(scope["path"]) and not openai_api.serves(scope["path"]):
+    elif scope["type"] == "http" and openai_api.serves(scope["path"]):
+        await gateway.let_by(scope, receive, send, django)
+    elif scope["type"] == "http" and gateway.serves(scope["path"]):
         await gateway(scope, receive, send)
     elif scope["type"] == "http" and bell.serves(scope["path"]):
         await bell(scope, receive, send)
     else:
-        await django(scope, receive, send)  # type: ignore[arg-type]  # asgiref types its scopes by kind, we by name
+        await django(scope, receive, send)

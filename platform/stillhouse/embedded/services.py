@@ -70,7 +70,7 @@ def postgres(home: Home, *, throwaway: bool = False) -> Program:
 def prepare_database(home: Home, *, may_create_databases: bool = False) -> None:
     """Make the application's role and database if they are missing. Row-level security binds this role."""
     role = sql.Identifier(APPLICATION)
-    with _connect_as_admin(home) as admin:
+    with connect_as_admin(home) as admin:
         if not admin.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [APPLICATION]).fetchone():
             admin.execute(sql.SQL("CREATE ROLE {}").format(role))
         admin.execute(
@@ -84,13 +84,14 @@ def prepare_database(home: Home, *, may_create_databases: bool = False) -> None:
             admin.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), role))
 
 
-def _connect_as_admin(home: Home) -> psycopg.Connection[tuple[object, ...]]:
+def connect_as_admin(home: Home, database: str = "postgres") -> psycopg.Connection[tuple[object, ...]]:
+    """As the superuser, whom no row-level security and no trigger need stop; every statement commits."""
     return psycopg.connect(
         host="127.0.0.1",
         port=home.ports()["postgres"],
         user=ADMIN,
         password=home.secrets()["postgres_admin"],
-        dbname="postgres",
+        dbname=database,
         connect_timeout=3,
         autocommit=True,
     )
@@ -98,7 +99,7 @@ def _connect_as_admin(home: Home) -> psycopg.Connection[tuple[object, ...]]:
 
 def _postgres_answers(home: Home) -> bool:
     try:
-        with _connect_as_admin(home):
+        with connect_as_admin(home):
             return True
     except psycopg.OperationalError:
         return False

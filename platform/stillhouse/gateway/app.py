@@ -16,7 +16,17 @@ from stillhouse.gateway.auth import Caller, bearer_token, identify, wrong_key
 from stillhouse.gateway.budgets import Budgets
 from stillhouse.gateway.cold import ColdVersions
 from stillhouse.gateway.config import GatewayConfig
-from stillhouse.gateway.connection import Call, ClientGone, ClientWatch, Receive, Scope, Send, check_headers
+from stillhouse.gateway.connection import (
+    Application,
+    Call,
+    ClientGone,
+    ClientWatch,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    check_headers,
+)
 from stillhouse.gateway.errors import ApiError
 from stillhouse.gateway.hybrid import Hybrid, may_leave
 from stillhouse.gateway.keeping import Kept
@@ -126,6 +136,24 @@ class Gateway:
             await call.send_error(_internal_error(record.id))
         finally:
             self._close(call)
+
+    async def let_by(self, scope: Scope, receive: Receive, send: Send, application: Application) -> None:
+        """Have `application` answer an app's request that asks no model: it counts against its key's requests
+        a minute like any other, and asks for no tokens."""
+        call = Call(scope, receive, send)
+        try:
+            caller = await self._caller(scope)
+            told = self._limits.admit(caller.key, uses_tokens=False) if caller.key else []
+        except ApiError as error:
+            await call.send_error(error)
+            return
+
+        async def send_telling(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *told]
+            await send(message)
+
+        await application(scope, receive, send_telling)
 
     def _close(self, call: Call) -> None:
         record = call.record

@@ -53,18 +53,17 @@ class Limits:
         self._unread: Counter[str] = Counter()
         """Tokens by key that the snapshot's sums of the month do not have yet."""
 
-    def admit(self, key: Key) -> Headers:
+    def admit(self, key: Key, *, uses_tokens: bool = True) -> Headers:
         """Count one request and return the headers that tell the app where it stands.
+
+        One that uses no tokens is not asked whether any are left.
 
         Raises:
             ApiError: 429 rate_limit_exceeded, to be repeated after `retry_after`; 429 insufficient_quota, not
             to be repeated, when the month is used up.
         """
-        if (
-            key.monthly_tokens is not None
-            and key.tokens_this_month + self._unread[key.id] >= key.monthly_tokens
-        ):
-            raise _month_used_up(key.monthly_tokens)
+        if uses_tokens:
+            self._check_month(key)
         now = self._clock()
         headers: Headers = []
         if limit := key.requests_per_minute:
@@ -73,7 +72,7 @@ class Limits:
             headers += _headers("requests", limit, used)
             if used > limit:
                 raise _too_fast("requests", limit, used - limit, headers)
-        if limit := key.tokens_per_minute:
+        if uses_tokens and (limit := key.tokens_per_minute):
             used = self._tokens.setdefault(key.id, Bucket()).used(limit, now)
             headers += _headers("tokens", limit, used)
             if used >= limit:
@@ -81,6 +80,11 @@ class Limits:
         if key.requests_per_minute:
             requests.add(1)
         return headers
+
+    def _check_month(self, key: Key) -> None:
+        budget = key.monthly_tokens
+        if budget is not None and key.tokens_this_month + self._unread[key.id] >= budget:
+            raise _month_used_up(budget)
 
     def spend(self, record: Record) -> None:
         """Count what a request used."""

@@ -94,9 +94,14 @@ def _prune(job: Job) -> None:
 
 def _losses(job: Job, steps: Sequence[int]) -> dict[int, float]:
     """Loss by step: on held-out rows where the worker reports it, else on the rows it trained on."""
-    points = Metric.objects.filter(job=job, step__in=steps).values_list("step", "values")
+    points = metrics_at(job, steps).items()
     found = {step: values.get("heldout_loss", values.get("loss")) for step, values in points}
     return {step: loss for step, loss in found.items() if loss is not None}
+
+
+def metrics_at(job: Job, steps: Sequence[int]) -> dict[int, dict[str, float]]:
+    """The job's figures by name, by step; a step without any is left out."""
+    return dict(Metric.objects.filter(job=job, step__in=steps).values_list("step", "values"))
 
 
 def drop_checkpoints(job: Job) -> None:

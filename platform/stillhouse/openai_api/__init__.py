@@ -5,6 +5,7 @@
 | access.py | a key with the scope `training` becomes its maker's membership; errors in OpenAI's form |
 | files.py | a file is a dataset version |
 | jobs.py | a fine-tuning job is a training run |
+| uploads.py | why there are none in parts |
 | events.py | what happened to a run, as a job's events |
 | requests.py | what a request for a job may say |
 | shapes.py | both as JSON |
@@ -13,7 +14,7 @@
 Nothing here decides: approving and publishing are for people, on the pages.
 """
 
-_PREFIXES = ("/v1/files", "/v1/fine_tuning/jobs")
+_PREFIXES = ("/v1/files", "/v1/fine_tuning/jobs", "/v1/uploads")
 
 
 def serves(path: str) -> bool:

@@ -11,11 +11,12 @@ from stillhouse.catalog.queries import get_base
 from stillhouse.core.errors import NotFound, UserError
 from stillhouse.datasets.models import DatasetVersion
 from stillhouse.datasets.queries import version_by_id
+from stillhouse.jobs.checkpoints import metrics_at, usable
 from stillhouse.openai_api.access import Handler, NotYet, by_method
 from stillhouse.openai_api.events import events_of
 from stillhouse.openai_api.pages import limit_of, listed, page_of
-from stillhouse.openai_api.requests import job_request
-from stillhouse.openai_api.shapes import job_object
+from stillhouse.openai_api.requests import job_request, metadata_wanted
+from stillhouse.openai_api.shapes import checkpoint_object, job_object
 from stillhouse.training.actions import cancel_run, start_run
 from stillhouse.training.control import pause_run, resume_run, retry_run
 from stillhouse.training.models import TrainingRun
@@ -27,7 +28,10 @@ CHECK_SECONDS = 10
 
 
 def jobs(request: HttpRequest, by: Membership) -> HttpResponse:
-    return page_of(request, runs(by).select_related("workspace", "version"), job_object, "fine-tuning job")
+    found = runs(by).select_related("workspace", "version")
+    wanted = metadata_wanted(request.GET)
+    found = found.filter(metadata={}) if wanted is None else found.filter(metadata__contains=wanted)
+    return page_of(request, found, job_object, "fine-tuning job")
 
 
 def job_create(request: HttpRequest, by: Membership) -> HttpResponse:
@@ -43,6 +47,7 @@ def job_create(request: HttpRequest, by: Membership) -> HttpResponse:
         eval_data=_checked(by, held_out, "validation_file") if held_out else None,
         preset=wanted.stillhouse.preset,
         overrides=wanted.overrides(base),
+        metadata=wanted.metadata,
     )
     return _shown(by, run)
 
@@ -71,13 +76,22 @@ def job_retry(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
 
 def job_events(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
     """What happened, the newest first."""
-    found = events_of(get_run(by, id))
+    limit = limit_of(request)
+    found = events_of(get_run(by, id), after=request.GET.get("after"), most=limit + 1)
+    return listed(found[:limit], has_more=len(found) > limit)
+
+
+def job_checkpoints(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
+    """The states that an attempt may go on from, the newest first: few, so they are one page."""
+    run = get_run(by, id)
+    points = list(usable(run.job).order_by("-step", "-attempt"))
+    metrics = metrics_at(run.job, [point.step for point in points])
+    found = [checkpoint_object(run, point, metrics.get(point.step, {})) for point in points]
     limit, after = limit_of(request), request.GET.get("after")
-    if after:
-        places = [place for place, event in enumerate(found) if event["id"] == after]
-        if not places:
-            raise NotFound("event")
-        found = found[places[0] + 1 :]
+    places = [place for place, each in enumerate(found) if each["id"] == after]
+    if after and not places:
+        raise NotFound("checkpoint")
+    found = found[places[0] + 1 :] if places else found
     return listed(found[:limit], has_more=len(found) > limit)
 
 
@@ -108,3 +122,4 @@ pause_view = by_method(POST=_after(pause_run))
 resume_view = by_method(POST=_after(resume_run))
 retry_view = by_method(POST=job_retry)
 events_view = by_method(GET=job_events)
+checkpoints_view = by_method(GET=job_checkpoints)

@@ -1,18 +1,34 @@
 """What a request for a fine-tuning job may say: OpenAI's fields, and ours under `stillhouse`."""
 
 import json
-from typing import Literal
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Literal
 
-from django.http import HttpRequest
+from django.http import HttpRequest, QueryDict
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic import BaseModel as Fields
-from pydantic import ConfigDict, Field, ValidationError
 
 from stillhouse.catalog.models import BaseModel
 from stillhouse.core.errors import UserError
+from stillhouse.core.text import storable
 from stillhouse.training.models import Preset
 from stillhouse.training.presets import usual_learning_rate
 
 Auto = Literal["auto"]
+
+
+def _text(text: str) -> str:
+    if storable(text) != text:
+        raise ValueError("it has a character that is none")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_text)]
+Text = Annotated[str, Field(max_length=512), AfterValidator(_text)]
+Metadata = Annotated[dict[Name, Text], Field(max_length=16)]
+"""As OpenAI bounds it."""
 
 
 class Strict(Fields):
@@ -56,7 +72,7 @@ class JobRequest(Strict):
     """The adapter's name."""
     seed: int | None = None
     integrations: list[None] | None = Field(None, max_length=0)
-    metadata: dict[str, str] | None = Field(None, max_length=0)
+    metadata: Metadata | None = None
     stillhouse: Own = Own()
 
     def overrides(self, base: BaseModel) -> dict[str, str | int | float]:
@@ -77,11 +93,30 @@ class JobRequest(Strict):
 
 def job_request(request: HttpRequest) -> JobRequest:
     """The body, read; raises UserError `invalid_value` with the field that is wrong as its place."""
-    try:
+    with _told():
         return JobRequest.model_validate(_json(request))
+
+
+def metadata_wanted(query: QueryDict) -> dict[str, str] | None:
+    """What `?metadata[name]=text` asks of a job's metadata; None for `?metadata=null`: that there is none."""
+    if query.get("metadata") == "null":
+        return None
+    wanted = {found[1]: text for name, text in query.items() if (found := _IN_BRACKETS.fullmatch(name))}
+    with _told("metadata"):
+        return TypeAdapter(Metadata).validate_python(wanted)
+
+
+_IN_BRACKETS = re.compile(r"metadata\[(.*)\]", re.DOTALL)
+
+
+@contextmanager
+def _told(*within: str) -> Iterator[None]:
+    """What pydantic finds, as a UserError `invalid_value` with the field as its place."""
+    try:
+        yield
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in problem["loc"])
+        place = ".".join(str(part) for part in (*within, *problem["loc"]))
         raise UserError("invalid_value", f"{place or 'The body'}: {problem['msg']}.", place) from None
 
 

@@ -1,6 +1,7 @@
 """Dataset versions and training runs as OpenAI's files and fine-tuning jobs. Times are whole seconds of the
 epoch."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -8,7 +9,7 @@ from django.utils import timezone
 
 from stillhouse.adapters.models import AdapterVersion
 from stillhouse.datasets.models import DatasetReport, DatasetVersion
-from stillhouse.jobs.models import FAILED, RUNNING, SUCCEEDED, Job
+from stillhouse.jobs.models import FAILED, RUNNING, SUCCEEDED, Checkpoint, Job
 from stillhouse.training.models import TrainingRun
 from stillhouse.training.presets import usual_learning_rate
 
@@ -49,7 +50,7 @@ def job_object(run: TrainingRun) -> dict[str, Any]:
         "validation_file": run.eval_data_id,
         "result_files": [],
         "integrations": [],
-        "metadata": {},
+        "metadata": run.metadata,
         "seed": spec.seed,
         "trained_tokens": version.manifest.result.trained_tokens if version else None,
         "hyperparameters": hyperparameters,
@@ -63,6 +64,23 @@ def job_object(run: TrainingRun) -> dict[str, Any]:
             "total_steps": job.total_steps,
             "settings": spec.model_dump(mode="json"),
         },
+    }
+
+
+def checkpoint_object(run: TrainingRun, point: Checkpoint, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """`metrics`: the figures of its step. There is no model to name: a checkpoint is never served."""
+    return {
+        "id": f"ftckpt-{point.pk}",
+        "object": "fine_tuning.job.checkpoint",
+        "created_at": seconds(point.created_at),
+        "fine_tuned_model_checkpoint": "",
+        "fine_tuning_job_id": run.pk,
+        "metrics": {
+            "step": point.step,
+            "train_loss": metrics.get("loss"),
+            "full_valid_loss": metrics.get("heldout_loss"),
+        },
+        "step_number": point.step,
     }
 
 

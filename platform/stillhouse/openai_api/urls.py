@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from stillhouse.openai_api import files, jobs
+from stillhouse.openai_api import files, jobs, uploads
 
 urlpatterns = [
     path("files", files.files_view, name="api_files"),
@@ -15,4 +15,7 @@ urlpatterns = [
     path("fine_tuning/jobs/<str:id>/resume", jobs.resume_view, name="api_job_resume"),
     path("fine_tuning/jobs/<str:id>/retry", jobs.retry_view, name="api_job_retry"),
     path("fine_tuning/jobs/<str:id>/events", jobs.events_view, name="api_job_events"),
+    path("fine_tuning/jobs/<str:id>/checkpoints", jobs.checkpoints_view, name="api_job_checkpoints"),
+    path("uploads", uploads.view, name="api_uploads"),
+    path("uploads/<path:rest>", uploads.view, name="api_upload"),
 ]

@@ -1,5 +1,7 @@
 """Writes of training: starting and cancelling runs."""
 
+from collections.abc import Mapping
+
 from django.db import transaction
 
 from stillhouse.accounts.access import require
@@ -30,6 +32,7 @@ def start_run(
     eval_data: DatasetVersion | None = None,
     preset: str = "balanced",
     overrides: Overrides | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> TrainingRun:
     """Freeze every setting into a TrainSpec, and write run, job and doorbell in one transaction.
 
@@ -64,6 +67,7 @@ def start_run(
         preset=preset,
         spec_body=spec.model_dump(mode="json"),
         started_by=by.user,
+        metadata=dict(metadata or {}),
     )
     with transaction.atomic():
         run.job = queue_job(

@@ -31,6 +31,8 @@ class TrainingRun(models.Model):
     """None when a share of `data` is held out instead."""
     preset = models.CharField(max_length=10, choices=Preset.choices)
     spec_body = models.JSONField()
+    metadata = models.JSONField(default=dict, db_default={})
+    """What an app noted about it, name to text; nothing here reads it."""
     job = models.OneToOneField(Job, models.PROTECT, related_name="+")
     started_by = models.ForeignKey(User, models.PROTECT, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)

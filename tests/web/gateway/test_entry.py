@@ -4,27 +4,52 @@ import os
 import subprocess
 import sys
 
+import openai
 import pytest
 from django.conf import settings
 
+from stillhouse.accounts.actions import create_key
+from stillhouse.accounts.keys import KeyTerms
 from tests.web.gateway.house import House
-from tests.web.gateway.process import uvicorn
+from tests.web.gateway.process import ALONE, Server, uvicorn
 
 
-@pytest.mark.parametrize(
-    "application", ["stillhouse.asgi:application", "stillhouse.gateway.asgi:application"]
-)
-def test_an_entry_serves_the_api_and_knows_what_is_not_its_own(house: House, application: str) -> None:
-    with uvicorn(application) as server:
-        client = server.client
-        answer = client.get("/v1/models", headers={"authorization": f"Bearer {house.secret}"})
-        assert answer.status_code == 200 and answer.json()["object"] == "list"
-        other = client.get("/no-such-page/", headers={"host": "testserver"})
-        assert other.status_code == 404
-        nowhere = client.post("/v1/no-such-thing", json={})
-        assert (nowhere.status_code, nowhere.json()["error"]["code"]) == (404, "unknown_url")
-        is_json = other.headers["content-type"] == "application/json"
-        assert is_json == (application == "stillhouse.gateway.asgi:application")
+def content_type_of_a_page(server: Server, house: House) -> str:
+    """The API is there, and what is no address of it is said; returns how other addresses are answered."""
+    client = server.client
+    answer = client.get("/v1/models", headers={"authorization": f"Bearer {house.secret}"})
+    assert answer.status_code == 200 and answer.json()["object"] == "list"
+    nowhere = client.post("/v1/no-such-thing", json={})
+    assert (nowhere.status_code, nowhere.json()["error"]["code"]) == (404, "unknown_url")
+    other = client.get("/no-such-page/", headers={"host": "testserver"})
+    assert other.status_code == 404
+    return str(other.headers["content-type"])
+
+
+def test_the_gateway_alone_serves_the_api(house: House) -> None:
+    with uvicorn(ALONE) as server:
+        assert content_type_of_a_page(server, house) == "application/json"
+
+
+def test_the_web_process_serves_the_api_and_holds_every_key_to_its_requests_a_minute(house: House) -> None:
+    with uvicorn("stillhouse.asgi:application") as server:
+        assert content_type_of_a_page(server, house).startswith("text/html")
+        terms = KeyTerms(scopes=frozenset({"training"}), requests_per_minute=3)
+        _, secret = create_key(by=house.lead, name="Pipeline", terms=terms)
+        headers = {"host": "testserver"}
+        with openai.OpenAI(
+            api_key=secret, base_url=f"{server.client.base_url}/v1", max_retries=0, default_headers=headers
+        ) as client:
+            first = client.files.with_raw_response.list()
+            assert first.headers["x-ratelimit-remaining-requests"] == "2"
+            for _ in range(2):
+                assert client.fine_tuning.jobs.list().data == []
+            with pytest.raises(openai.RateLimitError) as refused:
+                client.files.list()
+            assert refused.value.code == "rate_limit_exceeded"
+            assert 0 < int(refused.value.response.headers["retry-after"]) <= 20
+        stranger = server.client.get("/v1/files", headers=headers)
+        assert (stranger.status_code, stranger.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
 def test_the_gateway_alone_loads_no_apps_and_no_models() -> None:

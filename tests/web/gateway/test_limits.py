@@ -69,6 +69,20 @@ def test_requests_flow_off_at_the_rate_of_the_limit() -> None:
     refused(limits, key)
 
 
+def test_a_request_that_uses_no_tokens_is_held_to_requests_alone() -> None:
+    limits = Limits(Clock())
+    key = Key(
+        "key_1", "ws_1", requests_per_minute=2, tokens_per_minute=10, monthly_tokens=5, tokens_this_month=5
+    )
+    limits.spend(Record(id="req_1", key="key_1", prompt_tokens=50))
+    assert refused(limits, key).code == "insufficient_quota"
+    told = limits.admit(key, uses_tokens=False)
+    assert (b"x-ratelimit-remaining-requests", b"1") in told
+    limits.admit(key, uses_tokens=False)
+    with pytest.raises(ApiError, match="rate_limit_exceeded"):
+        limits.admit(key, uses_tokens=False)
+
+
 def test_tokens_beyond_the_minute_are_paid_back() -> None:
     clock = Clock()
     limits, key = Limits(clock), Key("key_1", "ws_1", tokens_per_minute=60)

@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx  # what the `openai` package of today speaks with
 import openai
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from stillhouse.accounts.actions import create_key, revoke_key
 from stillhouse.accounts.keys import APP_SCOPES, SCOPES, KeyTerms
@@ -18,7 +21,8 @@ from stillhouse.audit.models import AuditEvent
 from stillhouse.datasets.actions import record_report
 from stillhouse.datasets.models import Dataset, DatasetVersion
 from stillhouse.jobs.actions import claim_job
-from stillhouse.jobs.models import FAILED, QUEUED, RUNNING, SUCCEEDED, Job
+from stillhouse.jobs.checkpoints import drop_checkpoints, record_checkpoint
+from stillhouse.jobs.models import FAILED, QUEUED, RUNNING, SUCCEEDED, Job, Metric
 from stillhouse.openai_api import files, serves
 from stillhouse.openai_api.urls import urlpatterns
 from stillhouse.training.models import TrainingRun
@@ -205,6 +209,80 @@ def test_what_failed_says_why_and_events_tell_the_way(world: World, client: open
     assert len({event.id for event in events}) == 5
 
 
+def test_a_page_of_events_reads_no_more_of_the_curve_than_it_shows(
+    world: World, client: openai.OpenAI
+) -> None:
+    """Three points of each moment, and words at one of these moments: no page loses or repeats any."""
+    run = started_run(world.expert)
+    worker = world.worker(run.job)
+    worker.claim()
+    began = run.job.attempts.get().started_at
+    points = [
+        Metric(
+            job=run.job, step=step, attempt=1, values={"loss": 1.0, "lr": 0.1} if step != 5 else {"lr": 0.1}
+        )
+        for step in range(1, 31)
+    ]
+    for point in Metric.objects.bulk_create(points):
+        moment = began + timedelta(seconds=(point.step - 1) // 3)
+        Metric.objects.filter(pk=point.pk).update(at=moment)
+    with CaptureQueriesContext(connection) as queries:
+        page = client.fine_tuning.jobs.list_events(run.pk, limit=4)
+    assert [event.data["step"] for event in page.data] == [30, 29, 28, 27]  # type: ignore[index]
+    [read] = [sql for query in queries if "'loss'" in (sql := query["sql"])]
+    assert "LIMIT 5" in read
+    for limit in (1, 4, 7):
+        events = list(client.fine_tuning.jobs.list_events(run.pk, limit=limit))
+        steps = [event.data["step"] for event in events if event.type == "metrics"]  # type: ignore[index]
+        assert steps == [step for step in range(30, 0, -1) if step != 5], "step 5 has no loss to tell"
+        assert [event.message for event in events[-2:]] == ["Attempt 1 on worker-1.", "The run is queued."]
+    assert refused(client.fine_tuning.jobs.list_events, fine_tuning_job_id=run.pk, after="ftevent-x-step-1")
+
+
+def test_checkpoints_are_listed_until_nobody_goes_on_from_them(world: World, client: openai.OpenAI) -> None:
+    run = started_run(world.expert)
+    claimed = claim_job(job_id=run.job_id, worker="gpu-1")
+    for step in (5, 10):
+        Metric.objects.create(job=run.job, step=step, attempt=1, values={"loss": 3 - step / 10})
+        record_checkpoint(job_id=run.job_id, token=claimed.token, step=step, files=[])
+    listed = client.fine_tuning.jobs.checkpoints.list
+    found = list(listed(run.pk, limit=1))
+    assert [point.step_number for point in found] == [10, 5]
+    assert [point.metrics.train_loss for point in found] == [2.0, 2.5]
+    assert {point.fine_tuning_job_id for point in found} == {run.pk}
+    assert [point.id for point in listed(run.pk, after=found[0].id)] == [found[1].id]
+    assert not any(point.fine_tuned_model_checkpoint for point in found), "none is ever served"
+    assert refused(listed, fine_tuning_job_id=run.pk, after="ftckpt-0")["code"] == "not_found"
+    drop_checkpoints(run.job)
+    assert listed(run.pk).data == []
+
+
+def test_what_an_app_notes_about_a_job_stays_with_it(world: World, client: openai.OpenAI) -> None:
+    available_base()
+    data, jobs = processed(world.lead), client.fine_tuning.jobs
+    noted = {"team": "Recht & Verträge", "items": "", "": "no name"}
+    wanted = {"model": DEMO_BASE, "training_file": data.pk}
+    assert refused(jobs.create, **wanted, metadata=noted)["param"] == "metadata..[key]"
+    del noted[""]
+    job, other, plain = (jobs.create(**wanted, metadata=each) for each in (noted, {"team": "Sales"}, None))
+    assert (jobs.retrieve(job.id).metadata, jobs.retrieve(plain.id).metadata) == (noted, {})
+    assert [each.id for each in jobs.list(metadata={"team": "Sales"})] == [other.id]
+    assert [each.id for each in jobs.list(metadata={"team": noted["team"], "items": ""})] == [job.id]
+    assert [each.id for each in jobs.list(extra_query={"metadata": "null"})] == [plain.id]
+    assert len(jobs.list(metadata={}).data) == 3
+    assert refused(jobs.list, metadata={"team": "\0"})["param"] == "metadata.team"
+    page = world.client(world.expert).get(f"/w/acme/runs/{job.id}/").content.decode()
+    assert "Recht &amp; Verträge" in page and "items:" in page
+
+
+def test_uploads_in_parts_are_refused_with_the_ways_that_are_there(client: openai.OpenAI) -> None:
+    create = client.uploads.create
+    said = refused(create, bytes=10, filename="a.jsonl", mime_type="text/jsonl", purpose="fine-tune")
+    assert (said["status"], said["code"]) == (404, "no_uploads_in_parts")
+    assert "files.create" in said["message"] and "512 MiB" in said["message"]
+    assert refused(client.uploads.cancel, upload_id="upload_1")["code"] == "no_uploads_in_parts"
+
+
 def test_data_that_is_still_being_checked_is_worth_another_try(world: World, client: openai.OpenAI) -> None:
     available_base()
     waiting = data_version(world.lead)
@@ -225,7 +303,9 @@ def test_data_that_is_still_being_checked_is_worth_another_try(world: World, cli
             "hyperparameters.n_epochs.literal['auto']",
         ),
         ({"suffix": "…"}, "bad_name", "adapter_name"),
-        ({"metadata": {"team": "legal"}}, "invalid_value", "metadata"),
+        ({"metadata": {"team": "x" * 513}}, "invalid_value", "metadata.team"),
+        ({"metadata": {"team": "\0"}}, "invalid_value", "metadata.team"),
+        ({"metadata": {str(n): "x" for n in range(17)}}, "invalid_value", "metadata"),
         ({"integrations": [{"type": "wandb", "wandb": {"project": "x"}}]}, "invalid_value", "integrations"),
         ({"method": {"type": "dpo"}}, "invalid_value", "method.type"),
         ({"extra_body": {"stillhouse": {"settings": {"lora_rank": 4}}}}, "unknown_setting", "lora_rank"),
@@ -261,9 +341,8 @@ def test_nobody_sees_or_touches_what_belongs_to_another_workspace(world: World) 
     _, secret = create_key(by=world.outsider, name="Other", terms=FOR_TRAINING)
     stranger = {"authorization": f"Bearer {secret}"}
     for pattern in urlpatterns:
-        address = f"/v1/{pattern.pattern}".replace(
-            "<str:id>", run.pk if "job" in str(pattern.name) else version.pk
-        )
+        subject = run.pk if "job" in str(pattern.name) else version.pk
+        address = f"/v1/{pattern.pattern}".replace("<str:id>", subject).replace("<path:rest>", "x/parts")
         method = "get" if pattern.name in ("api_files", "api_jobs", "api_file", "api_job") else None
         for each in [method] if method else ["get", "post"]:
             ask = getattr(Client(), each)
@@ -284,6 +363,7 @@ def test_the_rest_of_v1_stays_with_the_gateway() -> None:
         "/v1/files/dv_1/content",
         "/v1/fine_tuning/jobs",
         "/v1/fine_tuning/jobs/run_1/events",
+        "/v1/uploads",
     ]
     assert all(map(serves, mine))
     assert not any(map(serves, ["/v1/models", "/v1/chat/completions", "/v1/filesystem", "/v1/fine_tuning"]))

@@ -34,6 +34,7 @@ def run(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
         "version": version,
         "spec": item.spec,
         "settings": _frozen(item.spec),
+        "noted": list(item.metadata.items()),  # a list: a template would take a name `items` for the method
         "timeline": timeline(item.job),
         "waiting": waiting(item.job),
         "checkpoint": newest_checkpoint(item.job),
