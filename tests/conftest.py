@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import django
 import pytest
+from django.db import connection
+from django.test import TransactionTestCase
 
 from tests.stores import Stores
 
@@ -50,6 +52,20 @@ def stores() -> Iterator[None]:
 def servers(stores: None) -> Stores | None:
     """The session's own servers, to be switched off and on; None where the developer's are used."""
     return _stores
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> Iterator[None]:
+    """After a test that commits, its rows are deleted. Django would truncate all tables, which makes hundreds
+    of files anew, and fill in permissions and content types again."""
+    with pytest.MonkeyPatch.context() as patch:
+        if (stores := _stores) is not None:
+
+            def empty(case: TransactionTestCase) -> None:
+                stores.empty(connection.settings_dict["NAME"])
+
+            patch.setattr(TransactionTestCase, "_fixture_teardown", empty)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,18 @@ from stillhouse.embedded import services
 from stillhouse.embedded.home import Home
 from stillhouse.embedded.process import Process
 
+EMPTY = """
+DO $$ DECLARE found regclass; BEGIN
+    FOR found IN
+        SELECT oid::regclass FROM pg_class
+        WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
+            AND relname NOT IN ('django_migrations', 'django_content_type', 'auth_permission')
+    LOOP
+        EXECUTE format('DELETE FROM %s', found);
+    END LOOP;
+END $$
+"""
+
 
 class Stores:
     """The three servers of one session: ports and secrets are known at once, `start` makes them answer."""
@@ -49,6 +61,12 @@ class Stores:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=5)
         shutil.rmtree(self.home.path, ignore_errors=True)
+
+    def empty(self, database: str) -> None:
+        """Remove the rows that tests have committed, in any order and past append-only triggers."""
+        with services.connect_as_admin(self.home, database) as admin:
+            admin.execute("SET session_replication_role = replica")
+            admin.execute(EMPTY)
 
     def cut_power(self) -> None:
         """`kill -9` to the three servers and all their children, whatever they are writing."""

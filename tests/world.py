@@ -37,8 +37,7 @@ class World:
     def client(self, member: Membership) -> Client:
         """A browser in which the member is signed in; the same one each time."""
         if member.user_id not in self._clients:
-            client = Client()
-            client.handler = _handler()
+            client = anybody()
             client.force_login(member.user, backend=settings.AUTHENTICATION_BACKENDS[0])
             self._clients[member.user_id] = client
         return self._clients[member.user_id]
@@ -91,9 +90,7 @@ class Worker:
     def post(self, call: str, body: Any = None, *, bearer: str | None = None) -> Any:
         """POST to /worker/v1/jobs/<id>/<call> with the attempt's token. Returns Django's response."""
         sent = {"token": self.token, **(body or {})} if call != "claim" else body
-        client = Client()
-        client.handler = _handler()
-        return client.post(
+        return anybody().post(
             f"/worker/v1/jobs/{self.job_id}/{call}",
             data=json.dumps(sent),
             content_type="application/json",
@@ -116,6 +113,13 @@ class Worker:
         for grant in response.json()["uploads"]:
             put(grant["url"], files[grant["name"]])
         return listed
+
+
+def anybody() -> Client:
+    """A browser in which nobody is signed in."""
+    client = Client()
+    client.handler = _handler()
+    return client
 
 
 def put(url: str, body: bytes) -> None:

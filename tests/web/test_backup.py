@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -94,26 +95,36 @@ def test_a_backup_brings_everything_back_elsewhere(elsewhere: dict[str, str], tm
     assert status == 1 and refused["error"]["code"] == "not_empty"
 
 
-@pytest.mark.parametrize("damage", ["no manifest", "a byte", "an object missing"])
 def test_a_damaged_backup_is_refused_before_anything_is_written(
-    elsewhere: dict[str, str], tmp_path: Path, damage: str
+    elsewhere: dict[str, str], tmp_path: Path
 ) -> None:
     world: World = make_world()
     version = world.dataset()
     here = urlsplit(settings.DATABASE_URL)._replace(path=f"/{connection.settings_dict['NAME']}")
-    out = tmp_path / "backup"
-    assert manage("backup", "--out", out, DATABASE_URL=urlunsplit(here))[0] == 0
-    if damage == "no manifest":
+    whole = tmp_path / "backup"
+    assert manage("backup", "--out", whole, DATABASE_URL=urlunsplit(here))[0] == 0
+
+    def no_manifest(out: Path) -> None:
         (out / "backup.json").unlink()
-    elif damage == "a byte":
+
+    def a_byte(out: Path) -> None:
         with (out / "database.dump").open("r+b") as file:
             file.seek(1000)
             file.write(b"\0")
-    else:
+
+    def an_object_missing(out: Path) -> None:
         (out / "objects" / blobs.blob_key(version.sha256)).unlink()
-    status, said = manage("restore", "--from", out, **elsewhere)
-    assert status == 1
-    assert said["error"]["code"] == ("no_backup" if damage == "no manifest" else "backup_damaged")
-    with psycopg.connect(elsewhere["DATABASE_URL"]) as there:
-        assert there.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
-    assert not blobs.store().bucket_exists(elsewhere["S3_BUCKET"])
+
+    for damage, code in (
+        (no_manifest, "no_backup"),
+        (a_byte, "backup_damaged"),
+        (an_object_missing, "backup_damaged"),
+    ):
+        out = shutil.copytree(whole, tmp_path / damage.__name__)
+        damage(out)
+        status, said = manage("restore", "--from", out, **elsewhere)
+        assert (status, said["error"]["code"]) == (1, code), damage.__name__
+        with psycopg.connect(elsewhere["DATABASE_URL"]) as there:
+            tables = there.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone()
+        assert tables == (0,), damage.__name__
+        assert not blobs.store().bucket_exists(elsewhere["S3_BUCKET"]), damage.__name__

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -15,9 +15,10 @@ from stillhouse.datasets.models import DatasetVersion, Trial
 from stillhouse.datasets.notes import add_comment
 from stillhouse.datasets.trials import start_trial
 from stillhouse.erasure.models import Erasure, Finding
+from stillhouse.publishing.actions import publish
 from stillhouse.web.urls import workspace_urls
 from tests.registry import approved, make_ready
-from tests.world import World
+from tests.world import World, anybody, make_world
 from workers.contract import DropContaining, DropDuplicates
 
 pytestmark = pytest.mark.django_db
@@ -111,11 +112,21 @@ def a_trial(world: World, data: DatasetVersion) -> Trial:
     return start_trial(by=world.expert, version=data, operations=[DropContaining(text="Question")])
 
 
-@pytest.fixture
-def things(world: World) -> dict[str, str]:
-    """One of each thing that has a page, in the workspace `acme`."""
-    from stillhouse.publishing.actions import publish  # noqa: PLC0415 - models need the settings of conftest
+@pytest.fixture(scope="module")
+def house(shared: None) -> World:
+    return make_world()
 
+
+@pytest.fixture
+def world(db: None, house: World) -> World:
+    """The people of all these tests, nobody signed in yet."""
+    return replace(house, _clients={})
+
+
+@pytest.fixture(scope="module")
+def things(house: World) -> dict[str, str]:
+    """One of each thing that has a page, in the workspace `acme`."""
+    world = house
     version = approved(world.expert, world.lead)
     make_ready(version)
     alias = publish(by=world.lead, alias_name="clauses", version=version).alias
@@ -178,7 +189,7 @@ def test_a_thing_is_not_found_under_another_workspace(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nobody_is_sent_to_the_sign_in(name: str, world: World, things: dict[str, str]) -> None:
-    response = ask(Client(), name, "acme", things)
+    response = ask(anybody(), name, "acme", things)
     if (
         name.startswith("upload_") or name == "playground_grant"
     ):  # a program asks: it gets a status it understands

@@ -39,22 +39,12 @@ def start_run(
     Raises NotFound for another workspace's data, and UserError `unknown_base`, `base_not_available`,
     `not_checked_yet`, `nothing_trainable`, `bad_name`, `does_not_fit` or what `resolve_spec` finds.
     """
-    chosen = {"data": data, "eval_data": eval_data}
-    for version in filter(None, chosen.values()):
+    for version in filter(None, (data, eval_data)):
         _in_workspace(by, version)
     require(by, "run.start")
     check_model_name(adapter_name, place="adapter_name")
     pinned = _available(base)
-    for place, checked in chosen.items():
-        if checked:
-            _trainable(checked, place)
-    if eval_data and eval_data.sha256 == data.sha256:
-        raise UserError(
-            "same_data",
-            "The evaluation data is the training data: it would grade what was learned by heart.",
-            "eval_data",
-            "Choose other evaluation data, or none: then a share of the data is held out.",
-        )
+    _check_data(data, eval_data)
     check_quota(by.workspace, QUEUE)
     spec = resolve_spec(base=pinned, data=data, eval_data=eval_data, preset=preset, overrides=overrides or {})
     refuse_what_cannot_fit(estimate_run(base=pinned, data=data, eval_data=eval_data, spec=spec))
@@ -117,6 +107,20 @@ def _available(base: BaseModel | str) -> BaseModel:
             "Ask the operator to add them (manage.py base add), or choose a base that is available.",
         )
     return pinned
+
+
+def _check_data(data: DatasetVersion, eval_data: DatasetVersion | None) -> None:
+    _trainable(data, "data")
+    if eval_data is None:
+        return
+    _trainable(eval_data, "eval_data")
+    if eval_data.sha256 == data.sha256:
+        raise UserError(
+            "same_data",
+            "The evaluation data is the training data: it would grade what was learned by heart.",
+            "eval_data",
+            "Choose other evaluation data, or none: then a share of the data is held out.",
+        )
 
 
 def _trainable(version: DatasetVersion, place: str) -> None:

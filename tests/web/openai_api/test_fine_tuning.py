@@ -10,7 +10,6 @@ import httpx2 as httpx  # what the `openai` package of today speaks with
 import openai
 import pytest
 from django.db import connection
-from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from stillhouse.accounts.actions import create_key, revoke_key
@@ -27,7 +26,7 @@ from stillhouse.openai_api import files, serves
 from stillhouse.openai_api.urls import urlpatterns
 from stillhouse.training.models import TrainingRun
 from tests.registry import DEMO_BASE, available_base, data_version, register, started_run, validation_report
-from tests.world import World, chat_row, jsonl
+from tests.world import World, anybody, chat_row, jsonl
 
 pytestmark = pytest.mark.django_db
 FOR_TRAINING = KeyTerms(scopes=frozenset({"training"}))
@@ -39,7 +38,7 @@ class Django(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         headers = {name: value for name, value in request.headers.items() if name != "content-type"}
-        answer = Client().generic(
+        answer = anybody().generic(
             request.method,
             request.url.raw_path.decode(),
             request.read(),
@@ -345,7 +344,7 @@ def test_nobody_sees_or_touches_what_belongs_to_another_workspace(world: World) 
         address = f"/v1/{pattern.pattern}".replace("<str:id>", subject).replace("<path:rest>", "x/parts")
         method = "get" if pattern.name in ("api_files", "api_jobs", "api_file", "api_job") else None
         for each in [method] if method else ["get", "post"]:
-            ask = getattr(Client(), each)
+            ask = getattr(anybody(), each)
             assert ask(address).status_code in (401, 405), address
             answer = ask(address, headers=stranger)
             assert answer.status_code in (200, 404, 405), (address, answer.content)
