@@ -1,7 +1,9 @@
 """Versions made from versions, with the worker's own code for what happens to the rows."""
 
+import json
+from functools import cache
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -15,7 +17,15 @@ from stillhouse.training.models import RowPreview
 from tests.registry import available_base
 from tests.workers.training.tiny import make_base
 from tests.world import Worker, World, chat_row, fetch, jsonl
-from workers.contract import CompareSpec, DeriveSpec, DropDuplicates, DropOverlap, PreviewSpec, ValidateSpec
+from workers.contract import (
+    CompareSpec,
+    DeriveSpec,
+    DropDuplicates,
+    DropOverlap,
+    Message,
+    PreviewSpec,
+    ValidateSpec,
+)
 from workers.contract.weights import template_sha256
 from workers.data.limited import compare_in_child, derive_in_child, validate_in_child
 from workers.training.preview import preview
@@ -29,31 +39,62 @@ ROWS = [
 ]
 
 
+def contents(worker: Worker) -> dict[str, bytes]:
+    """The job's files by name, fetched as a worker does."""
+    return {file["name"]: fetch(file["url"]) for file in worker.claim_answer["inputs"]}
+
+
+def numbered(files: dict[str, bytes], name: str) -> tuple[bytes, ...]:
+    """`other-0`, `other-1` and so on."""
+    return tuple(files[each] for each in sorted(files) if each.startswith(f"{name}-"))
+
+
 def inputs(worker: Worker, folder: Path) -> dict[str, Path]:
-    """The job's files, fetched as a worker does."""
-    found = {}
-    for file in worker.claim_answer["inputs"]:
-        found[file["name"]] = folder / f"{worker.job_id}-{file['name']}"
-        found[file["name"]].write_bytes(fetch(file["url"]))
-    return found
+    """The same, in a folder."""
+    found = contents(worker)
+    return dict(zip(found, written(folder, *found.values()), strict=True))
 
 
-def finish(worker: Worker, result: dict[str, Any], rows: Path) -> None:
-    files = worker.send_files({"rows.parquet": rows.read_bytes()})
-    answer = worker.post("finish", {"result": result, "files": files})
+def finish(worker: Worker, result: Message, rows: bytes) -> None:
+    files = worker.send_files({"rows.parquet": rows})
+    answer = worker.post("finish", {"result": result.model_dump(mode="json"), "files": files})
     assert answer.status_code in (200, 204), answer.content
+
+
+@cache
+def check_of(spec: str, data: bytes, others: tuple[bytes, ...]) -> tuple[Message, bytes]:
+    """What the worker's real check says of these bytes, and its good rows; the same are checked once only."""
+    with TemporaryDirectory() as name:
+        file, *beside = written(Path(name), data, *others)
+        rows = Path(name) / "rows.parquet"
+        asked = ValidateSpec.model_validate_json(spec)
+        return validate_in_child(file, asked, None, rows_file=rows, others=beside), rows.read_bytes()
+
+
+@cache
+def derivation_of(spec: str, sources: tuple[bytes, ...], others: tuple[bytes, ...]) -> tuple[Message, bytes]:
+    """The same of a real derivation."""
+    with TemporaryDirectory() as name:
+        files = written(Path(name), *sources, *others)
+        asked = DeriveSpec.model_validate_json(spec)
+        result = derive_in_child(asked, files[: len(sources)], Path(name), None, files[len(sources) :])
+        return result, (Path(name) / "rows.parquet").read_bytes()
+
+
+def written(folder: Path, *contents: bytes) -> list[Path]:
+    files = [folder / f"input-{number}" for number in range(len(contents))]
+    for file, content in zip(files, contents, strict=True):
+        file.write_bytes(content)
+    return files
 
 
 def checked(world: World, folder: Path, version: DatasetVersion) -> DatasetVersion:
     """The version after its real check."""
     worker = world.worker(version.job)
     worker.claim()
-    files = inputs(worker, folder)
-    spec = ValidateSpec.model_validate(worker.claim_answer["spec"])
-    others = [files[f"other-{index}"] for index in range(len(spec.others))]
-    rows = folder / f"{version.pk}.parquet"
-    report = validate_in_child(files["data"], spec, None, rows_file=rows, others=others)
-    finish(worker, report.model_dump(mode="json"), rows)
+    files = contents(worker)
+    spec = worker.claim_answer["spec"]
+    finish(worker, *check_of(json.dumps(spec), files["data"], numbered(files, "other")))
     version.refresh_from_db()
     return version
 
@@ -62,14 +103,9 @@ def made(world: World, folder: Path, version: DatasetVersion) -> DatasetVersion:
     """The version after its real `derive` job."""
     worker = world.worker(version.job)
     worker.claim()
-    files = inputs(worker, folder)
-    spec = DeriveSpec.model_validate(worker.claim_answer["spec"])
-    sources = [files[f"source-{index}"] for index in range(len(spec.sources))]
-    others = [files[f"other-{index}"] for index in range(len(spec.others))]
-    out = folder / version.pk
-    out.mkdir()
-    result = derive_in_child(spec, sources, out, None, others)
-    finish(worker, result.model_dump(mode="json"), out / "rows.parquet")
+    files = contents(worker)
+    spec = worker.claim_answer["spec"]
+    finish(worker, *derivation_of(json.dumps(spec), numbered(files, "source"), numbered(files, "other")))
     version.refresh_from_db()
     return version
 
