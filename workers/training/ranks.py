@@ -13,10 +13,10 @@ Only the first rank writes files, reports, evaluates and asks whether to stop. A
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -168,19 +168,22 @@ def started(job: RankJob) -> Iterator[Ranks]:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // world)))
     # Ranks speak to each other over loopback alone.
     os.environ.update(GLOO_SOCKET_IFNAME="lo", NCCL_SOCKET_IFNAME="lo")
-    with tempfile.TemporaryDirectory(prefix="stillhouse-ranks-") as name:
-        folder = Path(name)
-        (folder / "rank.json").write_text(job.model_dump_json(), encoding="utf-8")
-        ranks = Ranks(world=world, folder=folder)
-        try:
-            ranks.others.extend(_start(folder, rank) for rank in range(1, world))
-            yield ranks
-        finally:
-            for process in ranks.others:
-                process.kill()
-                process.wait()
-            if dist.is_initialized():
-                dist.destroy_process_group()
+    # In the run's own folder: what a killed run leaves is removed with it, or by the next attempt.
+    folder = Path(job.out) / "ranks"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "rank.json").write_text(job.model_dump_json(), encoding="utf-8")
+    ranks = Ranks(world=world, folder=folder)
+    try:
+        ranks.others.extend(_start(folder, rank) for rank in range(1, world))
+        yield ranks
+    finally:
+        for process in ranks.others:
+            process.kill()
+            process.wait()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start(folder: Path, rank: int) -> subprocess.Popen[bytes]:

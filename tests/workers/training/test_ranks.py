@@ -76,6 +76,7 @@ def test_two_ranks_go_on_from_a_checkpoint_bit_by_bit_after_one_was_killed(run: 
     assert not (other / "adapter").exists()
     run(**settings, out=other, resume=True)
     assert losses(other) == whole
+    assert not (other / "ranks").exists(), "where they met is cleared away"
 
 
 @pytest.mark.e2e
