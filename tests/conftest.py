@@ -4,6 +4,7 @@ Where DATABASE_URL is set already (a developer's own servers), those are used an
 process of pytest-xdist (`-n 2`) has servers of its own.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -28,6 +29,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("RETRY_SECONDS", "0")  # tests do not sleep through the pause after a failure
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "stillhouse.settings")
     django.setup()
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: the collector need not walk through torch and Django between tests."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:

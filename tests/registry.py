@@ -69,7 +69,8 @@ def sha(text: str) -> str:
 
 def available_base(base_id: str = DEMO_BASE) -> BaseModel:
     """A base of the catalog as if its weights had been added."""
-    sync_catalog()
+    if not BaseModel.objects.filter(pk=base_id).exists():
+        sync_catalog()
     BaseModel.objects.filter(pk=base_id).update(
         shape_body=SHAPE.model_dump(mode="json"),
         path=f"/bases/{base_id}",

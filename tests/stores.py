@@ -9,6 +9,8 @@ import threading
 from collections.abc import Coroutine
 from pathlib import Path
 
+import certifi
+
 from stillhouse.embedded import services
 from stillhouse.embedded.home import Home
 from stillhouse.embedded.process import Process
@@ -46,7 +48,18 @@ class Stores:
             **self.home.settings(),
             "STILLHOUSE_URL": "http://testserver",
             "STILLHOUSE_TEST_URL": self.home.url,
+            "SSL_CERT_FILE": str(self._authority()),
         }
+
+    def _authority(self) -> Path:
+        """A single public authority. No test needs any, and every HTTP client would read all that there are,
+        which takes longer than most of the requests here."""
+        file = self.home.path / "authority.pem"
+        first, end, _ = (
+            Path(certifi.where()).read_text(encoding="utf-8").partition("-----END CERTIFICATE-----\n")
+        )
+        file.write_text(first + end, encoding="utf-8")
+        return file
 
     def start(self) -> None:
         """Start the servers and wait until they answer."""

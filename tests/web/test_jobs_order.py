@@ -76,11 +76,11 @@ def test_shares_come_out_as_weighed(world: World, rung: list[str]) -> None:
         [
             Job(workspace=workspace, kind=Kind.TRAIN, queue=QUEUE, subject="r", spec={})
             for workspace in many
-            for _ in range(50 if workspace == many[0] else 25)
+            for _ in range(26 if workspace == many[0] else 13)
         ]
     )
     running: list[tuple[Job, str]] = []
-    for _ in range(420):
+    for _ in range(210):
         if len(running) == 8:
             job, token = running.pop(0)
             finish_job(job_id=job.pk, token=token)
@@ -89,7 +89,7 @@ def test_shares_come_out_as_weighed(world: World, rung: list[str]) -> None:
         claimed = claim_job(job_id=turns(QUEUE)[0], worker="w")
         running.append((claimed.job, claimed.token))
     served = {w.pk: Attempt.objects.filter(workspace=w).count() for w in many}
-    fair = 420 / 21
+    fair = 210 / 21
     assert abs(served[many[0].pk] - 2 * fair) <= 2
     assert all(abs(served[w.pk] - fair) <= 1 for w in many[1:])
 

@@ -97,7 +97,7 @@ class TemplateChild:
         if self._process is not None and self._process.poll() is not None:
             self._end()  # it dies with the thread that started it
         if self._process is None:
-            command = [sys.executable, "-m", "workers.training.template", str(os.getpid())]
+            command = [sys.executable, "-m", "workers.training.template", str(os.getpid()), str(SECONDS)]
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -163,7 +163,7 @@ def _answer(template: str, chat: dict[str, Any], render_jinja_template: Callable
     return {"text": rendered[0]}
 
 
-def _serve(parent: int) -> None:
+def _serve(parent: int, seconds: float) -> None:
     """Answer a JSON line of chats with a line for each of them, until the parent closes the pipe."""
     _limit_this_process(parent)
     from transformers.utils.chat_template_utils import render_jinja_template  # noqa: PLC0415 - only the child
@@ -172,7 +172,7 @@ def _serve(parent: int) -> None:
         request = json.loads(line)
         for chat in request["chats"]:
             # Spent processor time ends the process by SIGPROF, in the middle of whatever it is doing.
-            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, seconds)
             answer = _answer(request["template"], chat, render_jinja_template)
             signal.setitimer(signal.ITIMER_PROF, 0)
             print(json.dumps(answer))
@@ -181,4 +181,4 @@ def _serve(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve(int(sys.argv[1]), float(sys.argv[2]))

@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 
 from django.conf import settings
-from django.db import transaction
 from django.utils import timezone
 
 from stillhouse.catalog.bases import BASES
@@ -18,28 +17,33 @@ from stillhouse.catalog.queries import get_base
 from stillhouse.core.errors import Conflict, UserError
 
 
-@transaction.atomic
-def sync_catalog() -> list[BaseModel]:
-    """Make the rows of the database say what `bases.BASES` says; what was added on this site stays as it
-    is."""
-    return [
-        BaseModel.objects.update_or_create(
-            id=base.id,
-            defaults={
-                "name": base.name,
-                "hub_id": base.hub_id,
-                "revision": base.revision,
-                "licence": base.licence,
-                "parameters": base.parameters,
-                "context_length": base.context_length,
-                "think": base.think.model_dump(mode="json"),
-                "lora_targets": list(base.lora_targets),
-                "max_rank": base.max_rank,
-                "description": base.description,
-            },
-        )[0]
+def sync_catalog() -> list[str]:
+    """Make the rows of the database say what `bases.BASES` says, in one statement, and return the ids.
+
+    What was added on this site stays as it is.
+    """
+    rows = {
+        base.id: {
+            "name": base.name,
+            "hub_id": base.hub_id,
+            "revision": base.revision,
+            "licence": base.licence,
+            "parameters": base.parameters,
+            "context_length": base.context_length,
+            "think": base.think.model_dump(mode="json"),
+            "lora_targets": list(base.lora_targets),
+            "max_rank": base.max_rank,
+            "description": base.description,
+        }
         for base in BASES
-    ]
+    }
+    BaseModel.objects.bulk_create(
+        [BaseModel(id=id, **fields) for id, fields in rows.items()],
+        update_conflicts=True,
+        unique_fields=["id"],
+        update_fields=list(next(iter(rows.values()))),
+    )
+    return list(rows)
 
 
 def add_base(source: str | Path, *, base_id: str | None = None, replace: bool = False) -> BaseModel:

@@ -1,6 +1,7 @@
 """A template is a stranger's program: whatever it does, there is a sentence, and the next one is rendered."""
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +13,16 @@ from workers.training.template import Messages
 
 CHAT = [{"role": "user", "content": "Hello"}]
 NEXT = "{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def soon_too_long() -> Iterator[None]:
+    """The limit of processor time is a second, for children that are started here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(template, "SECONDS", 1.0)
+        template._child_of.cache_clear()
+        yield
+    template._child_of.cache_clear()
 
 
 def render(source: str, messages: Messages, variables: dict[str, Any]) -> str:

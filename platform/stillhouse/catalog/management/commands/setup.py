@@ -14,4 +14,4 @@ class Command(JsonCommand):
 
     def run(self, **options: Any) -> object:
         ensure_bucket()
-        return {"bucket": settings.S3_BUCKET, "bases": [base.pk for base in sync_catalog()]}
+        return {"bucket": settings.S3_BUCKET, "bases": sync_catalog()}
