@@ -12,16 +12,16 @@ from workers.training.errors import TrainingError
 from workers.training.template import Messages
 
 CHAT = [{"role": "user", "content": "Hello"}]
+LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 NEXT = "{% for m in messages %}{{ m.content }}{% endfor %}"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def soon_too_long() -> Iterator[None]:
-    """The limit of processor time is a second, for children that are started here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(template, "SECONDS", 1.0)
-        template._child_of.cache_clear()
-        yield
+@pytest.fixture
+def soon_too_long(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A child that may spend one second of processor time only."""
+    monkeypatch.setattr(template, "SECONDS", 1.0)
+    template._child_of.cache_clear()
+    yield
     template._child_of.cache_clear()
 
 
@@ -40,7 +40,6 @@ def only(rendered: list[str | TrainingError]) -> str:
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "ran too long"),
         ("{% for a in range(99999) %}{{ 'x' * 1000 }}{% endfor %}", "characters"),
         ("{{ ('x' * 100000000) * 1000 }}", "memory"),
         ("{{ raise_exception('no') }}", "TemplateError"),
@@ -58,6 +57,14 @@ def test_a_template_that_does_harm(source: str, said: str) -> None:
     assert render(NEXT, CHAT, {}) == "Hello"
 
 
+@pytest.mark.usefixtures("soon_too_long")
+def test_a_template_that_never_ends() -> None:
+    with pytest.raises(TrainingError, match="ran too long"):
+        render(LOOP, CHAT, {})
+    assert render(NEXT, CHAT, {}) == "Hello"
+
+
+@pytest.mark.usefixtures("soon_too_long")
 def test_a_template_that_doubles_its_text_for_ever() -> None:
     """Whether time or memory runs out first is the machine's affair."""
     double = "{% set n = namespace(s='x') %}{% for a in range(99) %}{% set n.s = n.s + n.s %}{% endfor %}"
@@ -103,9 +110,9 @@ def test_chats_of_one_message_answer_in_order_and_one_that_fails_stands_in_its_p
     assert isinstance(rendered[100], TrainingError) and "TemplateError" in rendered[100].message
 
 
+@pytest.mark.usefixtures("soon_too_long")
 def test_a_chat_that_brings_the_child_down_keeps_those_before_it() -> None:
-    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    source = "{% if messages[0].content == 'bad' %}" + loop + "{% endif %}" + NEXT
+    source = "{% if messages[0].content == 'bad' %}" + LOOP + "{% endif %}" + NEXT
     first, *lost = template.render(source, [said("first"), said("bad"), said("after")])
     assert first == "first" and len(lost) == 2
     assert all(isinstance(each, TrainingError) and "ran too long" in each.message for each in lost)
