@@ -175,8 +175,16 @@ def _load(situation: Situation) -> Action | None:
     if not situation.engine.healthy or not situation.base_known:
         return None
     due = [version for version in situation.wanted if _is_to_load(version, situation)]
-    first = [version for version in due if version.required] or due  # nobody published waits for a cold one
-    return Load([(version.name, version.digest) for version in first[:MOST_LOADS]]) if first else None
+    first = [version for version in due if version.required]  # nobody published waits for a cold one
+    first += [version for version in due if version not in first and _is_recognised_soon(version, situation)]
+    batch = (first or due)[:MOST_LOADS]
+    return Load([(version.name, version.digest) for version in batch]) if batch else None
+
+
+def _is_recognised_soon(version: WantedVersion, situation: Situation) -> bool:
+    """Proven in whole before the engine started anew: it holds nobody up."""
+    record = situation.records.get(version.digest)
+    return record is not None and record.state == "ready" and record.is_whole
 
 
 def _is_to_load(version: WantedVersion, situation: Situation) -> bool:
