@@ -115,7 +115,7 @@ def _cycle(bench: Bench, app: httpx.Client, before: Any, steps: dict[str, list[f
         return done
 
     version = timed("made", stage.version)
-    timed("ready", lambda: bench.until(lambda: is_ready(version), "the next version"))
+    timed("ready", lambda: bench.until(lambda: is_ready(version), "the next version", pause=0.05))
     timed("published", lambda: publish(by=stage.lead, alias_name=ALIAS, version=version))
     answers = lambda: ask(app, ALIAS, stage.key).model == version.serving_name  # noqa: E731
     timed("answered", lambda: bench.until(answers, "its answer"))
