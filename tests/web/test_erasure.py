@@ -155,18 +155,22 @@ def test_what_was_trained_on_them_serves_nobody_until_a_lead_decides(world: Worl
     with pytest.raises(UserError, match="quarantined"):
         publish(by=world.lead, alias_name="other", version=version)
 
-    decide = {"version": version.pk, "decision": "retire", "reason": "Retrained without her."}
+    assert "quarantined" in client.get("/w/acme/aliases/").content.decode()
+    decide = {"version": version.pk, "decision": "keep", "reason": "Retrained without her."}
     url = f"/w/acme/erasures/{erasure.pk}/quarantine/"
-    assert client.post(url, decide).status_code == 409, "it is still published"
-    assert client.post(url, {**decide, "decision": "keep", "reason": " "}).status_code == 400
-    assert client.post(url, {**decide, "decision": "keep"}).status_code == 302
+    assert client.post(url, {**decide, "reason": " "}).status_code == 400
+    assert client.post(url, decide).status_code == 302
     version.refresh_from_db()
-    assert version.state == "approved" and client.post(url, {**decide, "decision": "keep"}).status_code == 409
+    assert version.state == "approved" and client.post(url, decide).status_code == 409
 
 
-def test_a_retired_version_loses_its_files(world: World, tmp_path: Path) -> None:
+def test_a_retired_version_loses_its_files_though_an_alias_has_nothing_else(
+    world: World, tmp_path: Path
+) -> None:
     one = checked(world, tmp_path, world.dataset(rows=ROWS))
     version = trained_on(one, world)
+    make_ready(version)
+    publish(by=world.lead, alias_name="clauses", version=version)
     erasure = searched(world, tmp_path, dataset=one.dataset)
     confirm_erasure(by=world.lead, erasure=erasure)
     held = Quarantine.objects.get(version=version)
@@ -180,6 +184,21 @@ def test_a_retired_version_loses_its_files(world: World, tmp_path: Path) -> None
     assert not blobs.exists(file.sha256)
     version.refresh_from_db()
     assert version.state == "retired" and version.manifest_body["golden"] == []
+
+
+def test_a_version_made_without_them_names_the_rows_that_adapters_are_evaluated_on(
+    world: World, tmp_path: Path
+) -> None:
+    one = checked(world, tmp_path, world.dataset(rows=ROWS))
+    held, gone = (
+        checked(world, tmp_path, world.dataset(rows=rows, name=name))
+        for name, rows in (("Held", ROWS[:1]), ("Gone", ROWS[1:2]))
+    )
+    for eval_data in (held, gone):
+        start_run(by=world.expert, adapter_name="a", base=available_base(), data=one, eval_data=eval_data)
+    confirm_erasure(by=world.lead, erasure=searched(world, tmp_path), remade=[one.pk])
+    spec = DeriveSpec.model_validate(one.dataset.versions.get(number=2).job.spec)
+    assert [other.sha256 for other in spec.others] == [held.trained_sha256]
 
 
 def test_it_is_taken_back_within_the_grace_period(world: World, tmp_path: Path) -> None:

@@ -10,18 +10,20 @@ from stillhouse.core.errors import NotFound
 from stillhouse.core.sealing import CannotOpen, unseal
 from stillhouse.erasure.models import Erasure, Finding, Quarantine
 from stillhouse.erasure.searching import PURPOSE
-from stillhouse.publishing.models import Alias
-from stillhouse.publishing.queries import aliases_of
+from stillhouse.publishing.models import Alias, Publication
+from stillhouse.publishing.queries import aliases_of, publications_of
 from stillhouse.training.models import TrainingRun
 
 
 @dataclass(frozen=True)
 class Made:
-    """What was made from data: a run, its adapter version, and the aliases that answer with it."""
+    """What was made from data: a run, its adapter version, the aliases that answer with it, and every
+    publication that named it."""
 
     run: TrainingRun
     version: AdapterVersion | None
     aliases: list[Alias]
+    publications: list[Publication]
 
 
 def erasures(by: Membership) -> QuerySet[Erasure]:
@@ -74,7 +76,10 @@ def made_from(by: Membership, versions: list[str]) -> list[Made]:
     found = []
     for run in runs.select_related("job", "data__dataset", "version__adapter").order_by("-created_at"):
         version = getattr(run, "version", None)
-        found.append(Made(run, version, aliases_of(version) if version else []))
+        if version is None:
+            found.append(Made(run, None, [], []))
+        else:
+            found.append(Made(run, version, aliases_of(version), publications_of(version)))
     return found
 
 

@@ -76,6 +76,12 @@ def aliases_of(version: AdapterVersion) -> list[Alias]:
     ]
 
 
+def publications_of(version: AdapterVersion) -> list[Publication]:
+    """Every publication that named the version, be it for a part of the requests, the newest first."""
+    named = Q(version=version) | Q(shares__version=version)
+    return list(Publication.objects.filter(named).select_related("alias").order_by("-created_at").distinct())
+
+
 def aliases_by_version(by: Membership) -> dict[str, list[Alias]]:
     """The workspace's aliases by the id of each version that answers for them now; a canary's, too."""
     rows = Publication.objects.filter(alias__workspace=by.workspace).order_by("alias_id", "-sequence")

@@ -4,7 +4,7 @@ from django.db import transaction
 
 from stillhouse.accounts.access import require
 from stillhouse.accounts.models import Membership
-from stillhouse.adapters.models import RETIRED, TRANSITIONS, AdapterVersion
+from stillhouse.adapters.models import QUARANTINED, RETIRED, TRANSITIONS, AdapterVersion
 from stillhouse.audit.actions import record
 from stillhouse.core.errors import NotFound, UserError
 from stillhouse.core.notify import GATEWAY, notify
@@ -18,6 +18,8 @@ def retire_version(*, by: Membership, version: AdapterVersion, reason: str) -> A
     """Take an approved version out of use for good: no app may call it, no rollback goes to it, and replicas
     unload it. What it was made of stays.
 
+    One in quarantine may be named by aliases still: there it answers nobody already, and may be all there is.
+
     Raises NotFound for another workspace's version, UserError `not_allowed`, `reason_missing`,
     `still_published` or `not_approved`.
     """
@@ -28,8 +30,9 @@ def retire_version(*, by: Membership, version: AdapterVersion, reason: str) -> A
         raise UserError(
             "reason_missing", "Say why it is retired.", "reason", "Whoever finds it later will want to know."
         )
-    AdapterVersion.objects.select_for_update().get(pk=version.pk)  # nobody publishes it meanwhile
-    if named := aliases_of(version):
+    locked = AdapterVersion.objects.select_for_update().get(pk=version.pk)  # nobody publishes it meanwhile
+    named = [] if locked.state == QUARANTINED else aliases_of(version)
+    if named:
         raise UserError(
             "still_published",
             f"{version} answers as {', '.join(alias.name for alias in named)}.",
