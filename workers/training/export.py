@@ -5,8 +5,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from peft import get_peft_model_state_dict
-
 from workers.contract import (
     AdapterManifest,
     BaseReference,
@@ -35,6 +33,8 @@ def write_adapter(
     run_id: str,
 ) -> None:
     """Write adapter_model.safetensors (fp32), adapter_config.json and manifest.json, or nothing."""
+    from peft import get_peft_model_state_dict  # noqa: PLC0415 - slow to import
+
     name = spec.base or base.path.name
     partial = fresh_folder(folder.with_name(f".{folder.name}.partial"))
     write_tensors(partial / "adapter_model.safetensors", get_peft_model_state_dict(model))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from tests.workers.training.tiny import FAMILIES, make_base
@@ -69,6 +68,8 @@ def trained(family: str, folder: Path) -> Trained:
 
 def peft_replies(case: Trained, *, adapter: bool) -> list[Reply]:
     """Greedy, token by token, without a cache: the plainest way there is."""
+    from peft import PeftModel  # noqa: PLC0415 - slow to import, so only by whoever needs it
+
     model = AutoModelForCausalLM.from_pretrained(case.base, dtype=torch.bfloat16)
     if adapter:
         model = PeftModel.from_pretrained(model, case.adapter)

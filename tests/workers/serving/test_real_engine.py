@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from stillhouse.embedded.home import BASE_ID, Home
@@ -212,6 +211,8 @@ def wait_for(
 def share_in_peft(home: Home, built: Built, folder: Path) -> float:
     """The share that PEFT shows on the base as it is served, unquantised. It is below 1 because training saw
     the NF4 weights; so small a base loses much by them."""
+    from peft import PeftModel  # noqa: PLC0415 - slow to import, so only by whoever needs it
+
     for name, body in built.files.items():
         (folder / name).write_bytes(body)
     base = AutoModelForCausalLM.from_pretrained(home.base, dtype=torch.float32)
@@ -227,7 +228,7 @@ def share_in_peft(home: Home, built: Built, folder: Path) -> float:
     return share
 
 
-def logprobs(model: PeftModel, sample: GoldenSample) -> list[float]:
+def logprobs(model: Any, sample: GoldenSample) -> list[float]:
     with torch.no_grad():
         logits = model(torch.tensor([sample.prompt_ids + sample.target_ids])).logits[0]
     targets = torch.tensor(sample.target_ids)

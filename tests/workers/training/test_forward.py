@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
 from tests.workers.training.conftest import SPEC
 from tests.workers.training.tiny import make_base
@@ -132,6 +131,8 @@ def test_every_memory_plan_computes_the_same(base: Path, quantization: str, drop
 
 
 def test_nf4_is_what_bitsandbytes_makes_of_the_weights(base: Path) -> None:
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit  # noqa: PLC0415 - slow to import
+
     original = load_base(base).model.layers[0].mlp.down_proj.weight.data
     kept = decoder_of(base, quantization="nf4").blocks[0].down.weights.matrix(torch.empty(0))
     expected = dequantize_4bit(*quantize_4bit(original, blocksize=64, quant_type="nf4"))

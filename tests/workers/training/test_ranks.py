@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from tests.workers.training.conftest import Run
@@ -37,6 +36,8 @@ def others(parent: int = 0) -> list[int]:
 def test_two_ranks_give_the_run_of_one_and_plain_peft_loads_it(
     run: Run, base: Path, data: Path, tmp_path: Path
 ) -> None:
+    from peft import PeftModel  # noqa: PLC0415 - slow to import, so only by whoever needs it
+
     seen: list[int] = []
     run(**TWO | {"devices": 1}, epochs=4, out=tmp_path / "alone")
     result = run(**TWO, epochs=4, eval_data=data, on_event=lambda event: seen.append(len(others())))
