@@ -7,8 +7,8 @@ NO_SERVER := SECRET_KEY=none DATABASE_URL=postgresql://none@127.0.0.1:9/none BRO
 	S3_ENDPOINT=http://127.0.0.1:9 S3_ACCESS_KEY=none S3_SECRET_KEY=none WORKER_TOKEN=none AGENT_TOKEN=none
 # Dozens of processes start here: without compiled files each would compile thousands of sources anew.
 unexport PYTHONDONTWRITEBYTECODE
-# Two processes, each with servers of its own.
-BOTH_CORES := -n 2 --dist loadfile
+# Three processes, each with servers of its own: many tests wait for a while, and two would leave a core idle.
+BOTH_CORES := -n 3 --dist loadfile
 
 .PHONY: help
 help: ## Show this menu

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.test import Client
 
 from stillhouse.accounts import grants
 from stillhouse.accounts.access import PERMISSIONS, Permission, membership_for, require
@@ -20,7 +19,7 @@ from stillhouse.accounts.models import ApiKey, Membership, User, Workspace
 from stillhouse.accounts.queries import get_key, keys
 from stillhouse.audit.models import AuditEvent
 from stillhouse.core.errors import NotFound, UserError
-from tests.world import PASSWORD, World
+from tests.world import PASSWORD, World, anybody
 
 pytestmark = pytest.mark.django_db
 
@@ -253,11 +252,11 @@ def test_the_command_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_people_sign_in_by_e_mail_and_nobody_signs_up(world: World) -> None:
-    client = Client()
+    client = anybody()
     signed_in = client.post("/accounts/login/", {"login": "Erin@acme.example", "password": PASSWORD})
     assert signed_in.status_code == 302 and client.session["_auth_user_id"] == world.expert.user_id
-    wrong = Client().post("/accounts/login/", {"login": "erin@acme.example", "password": "not the password"})
+    wrong = anybody().post("/accounts/login/", {"login": "erin@acme.example", "password": "not the password"})
     assert wrong.status_code == 200
     form = {"email": "new@acme.example", "password1": PASSWORD, "password2": PASSWORD}
-    Client().post("/accounts/signup/", form)
+    anybody().post("/accounts/signup/", form)
     assert not User.objects.filter(email="new@acme.example").exists()

@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 from django.conf import settings as django_settings
 from django.core.management import call_command
-from django.test import Client
 from pytest_django.fixtures import Settings
 
 from stillhouse.audit.models import AuditEvent
 from stillhouse.jobs.models import Enrolment, Worker
 from tests.registry import at_once, started_run
-from tests.world import World
+from tests.world import World, anybody
 from workers.contract import CONTRACT_VERSION
 
 pytestmark = pytest.mark.django_db
@@ -32,7 +31,7 @@ def command(*arguments: str) -> Any:
 
 
 def post(path: str, bearer: str, **body: Any) -> Any:
-    return Client().post(
+    return anybody().post(
         f"/worker/v1/{path}",
         data=json.dumps(body),
         content_type="application/json",

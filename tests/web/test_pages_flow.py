@@ -24,7 +24,7 @@ from tests.registry import (
     make_ready,
     started_run,
 )
-from tests.world import PASSWORD, World, chat_row, jsonl, put
+from tests.world import PASSWORD, World, anybody, chat_row, jsonl, put
 
 pytestmark = pytest.mark.django_db
 JSON = {"accept": "application/json"}
@@ -38,7 +38,7 @@ def page(client: Client, address: str) -> str:
 
 
 def test_sign_in_and_out_with_the_form(world: World) -> None:
-    client = Client()
+    client = anybody()
     text = page(client, "/accounts/login/")
     assert 'name="login"' in text and 'name="password"' in text and "Sign up" not in text
     assert (

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.db import connection
-from django.test import Client
 from django.utils import timezone
 
 from stillhouse.accounts.models import Membership
@@ -30,7 +29,7 @@ from stillhouse.serving.wanted import ROLLBACK_WINDOW, WARM
 from stillhouse.serving.wishes import WANT_VERSION
 from stillhouse.usage.models import UsageHour
 from tests.registry import POOL, approved, available_base, candidate, held, make_ready, pool_report
-from tests.world import World
+from tests.world import World, anybody
 
 pytestmark = pytest.mark.django_db
 
@@ -150,7 +149,7 @@ def test_pins_are_for_leads_of_the_workspace_and_for_what_may_serve(world: World
 
 def synced() -> list[str]:
     """By HTTP, as an agent does: publications count there."""
-    response = Client().post(
+    response = anybody().post(
         f"/worker/v1/pools/{POOL}/sync",
         data=pool_report(capacity=1).model_dump_json(),
         content_type="application/json",

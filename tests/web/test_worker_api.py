@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from django.conf import settings as django_settings
 from django.db.models.functions import Now
-from django.test import Client
 from pytest_django.fixtures import Settings
 
 from stillhouse.accounts.grants import read_grant
@@ -33,7 +32,7 @@ from tests.registry import (
     started_run,
     validation_report,
 )
-from tests.world import Worker, World, fetch, sha256
+from tests.world import Worker, World, anybody, fetch, sha256
 from workers.contract import (
     CONTRACT_VERSION,
     ClaimAnswer,
@@ -368,7 +367,7 @@ def test_a_signed_in_person_is_no_worker(world: World, call: str) -> None:
 def test_only_post_is_answered(world: World) -> None:
     job = world.dataset().job
     for call in ("claim", "report", "uploads", "finish"):
-        assert Client().get(f"/worker/v1/jobs/{job.pk}/{call}").status_code == 405
+        assert anybody().get(f"/worker/v1/jobs/{job.pk}/{call}").status_code == 405
 
 
 def test_a_job_that_is_not_there(world: World) -> None:
@@ -419,7 +418,7 @@ def test_a_message_that_is_wrong_is_refused_by_field(world: World, call: str, bo
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"nul\0", b"\xff\xfe", b"[" * 100_000])
 def test_what_is_not_json_is_refused(world: World, body: bytes) -> None:
     job = world.dataset().job
-    response = Client().post(
+    response = anybody().post(
         f"/worker/v1/jobs/{job.pk}/claim",
         body,
         content_type="application/json",
@@ -449,7 +448,7 @@ def test_cancelling_reaches_the_worker(world: World) -> None:
 
 
 def sync(pool: str, body: dict[str, Any], bearer: str | None = None) -> Any:
-    return Client().post(
+    return anybody().post(
         f"/worker/v1/pools/{pool}/sync",
         json.dumps(body),
         content_type="application/json",

@@ -68,8 +68,9 @@ def add_member(
     )
     if not made and membership.role == known_role:
         return membership
-    membership.role = known_role
-    membership.save(update_fields=["role"])
+    if not made:
+        membership.role = known_role
+        membership.save(update_fields=["role"])
     record(
         workspace=workspace,
         by=by,
