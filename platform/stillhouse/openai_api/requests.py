@@ -103,7 +103,8 @@ def metadata_wanted(query: QueryDict) -> dict[str, str] | None:
         return None
     wanted = {found[1]: text for name, text in query.items() if (found := _IN_BRACKETS.fullmatch(name))}
     with _told("metadata"):
-        return TypeAdapter(Metadata).validate_python(wanted)
+        read: dict[str, str] = TypeAdapter(Metadata).validate_python(wanted)
+        return read
 
 
 _IN_BRACKETS = re.compile(r"metadata\[(.*)\]", re.DOTALL)
