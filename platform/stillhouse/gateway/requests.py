@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 
 from stillhouse.gateway.errors import invalid
+from stillhouse.gateway.grammars import check_grammar
 from stillhouse.gateway.messages import check_messages
 from stillhouse.gateway.routing import check_name
 
@@ -238,6 +239,7 @@ def _tools(name: str, value: Any) -> None:
     for index, tool in enumerate(value):
         if tool.get("type") != "function" or not isinstance(tool.get("function"), dict):
             raise invalid(f"tools[{index}]", 'A tool must be {"type": "function", "function": {...}}.')
+    check_grammar(name, value)
 
 
 def _response_format(name: str, value: Any) -> None:
@@ -245,6 +247,12 @@ def _response_format(name: str, value: Any) -> None:
         raise invalid(
             name, "`response_format` must be an object whose `type` is text, json_object or json_schema."
         )
+    check_grammar(name, value)
+
+
+def _structured_outputs(name: str, value: Any) -> None:
+    _object(name, value)
+    check_grammar(name, value)
 
 
 def _modalities(name: str, value: Any) -> None:
@@ -297,7 +305,7 @@ _COMMON_FIELDS: dict[str, Check] = {
     "skip_special_tokens": _boolean,
     "bad_words": _bad_words,
     "allowed_token_ids": _token_ids,
-    "structured_outputs": _object,
+    "structured_outputs": _structured_outputs,
 }
 CHAT_FIELDS: dict[str, Check] = _COMMON_FIELDS | {
     "messages": _anything,

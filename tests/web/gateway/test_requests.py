@@ -96,6 +96,33 @@ def test_what_is_no_json_object_is_refused(raw: bytes, code: str) -> None:
     assert error.message.endswith((".", "`."))
 
 
+def wide(properties: int, objects: int = 1) -> dict[str, Any]:
+    """A schema of so many objects with so many properties each."""
+    one = {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(properties)}}
+    return {"anyOf": [one] * objects}
+
+
+@pytest.mark.parametrize("how", ["response_format", "structured_outputs", "text", "tools"])
+def test_a_schema_that_would_keep_the_engine_busy_is_refused(how: str) -> None:
+    def asked(schema: dict[str, Any]) -> bytes:
+        function = {"type": "function", "function": {"name": "f", "parameters": schema}}
+        kinds: dict[str, dict[str, Any]] = {
+            "response_format": {
+                "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+            },
+            "structured_outputs": {"structured_outputs": {"json": schema}},
+            "text": {"structured_outputs": {"json": json.dumps(schema)}},
+            "tools": {"tools": [function]},
+        }
+        return chat(**kinds[how])
+
+    for schema in (wide(501), wide(300, 3), {"enum": ["x" * 300_000]}):
+        error = refused(asked(schema))
+        assert error.status == 400 and error.param in ("response_format", "structured_outputs", "tools")
+    for schema in (wide(500), wide(100, 20), {"properties": 5}, {"enum": ['"properties"{']}):
+        assert parse_request("chat/completions", asked(schema)).body
+
+
 @pytest.mark.parametrize(
     "name", ["../../etc/passwd", "a/../b", "/a", "a b", "a\x00b", "", 7, "x" * 161, "ä", "a@", "\ud800"]
 )
