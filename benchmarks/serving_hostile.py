@@ -60,6 +60,9 @@ CHATS: dict[str, dict[str, Any]] = {
         {"type": "array", "minItems": 10**7, "items": {"type": "integer"}}
     ),
     "a schema of 10,000 values": schema({"enum": [f"value {number}" for number in range(10_000)]}),
+    "a schema of 3,000 properties": schema(
+        {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(3000)}}
+    ),
     "a schema with a pattern that explodes": schema({"type": "string", "pattern": "^(a+)+$"}),
     "a schema with a pattern of a billion": schema(
         {"type": "string", "pattern": "^(((a{1,1000}){1,1000}){1,1000})$"}
