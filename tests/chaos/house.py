@@ -29,13 +29,12 @@ from stillhouse.accounts.models import Workspace
 from stillhouse.adapters.models import AdapterVersion
 from stillhouse.audit.queries import verify_chain
 from stillhouse.catalog.models import BaseModel
-from stillhouse.core import blobs
 from stillhouse.datasets.actions import record_report
 from stillhouse.datasets.models import DatasetVersion
-from stillhouse.jobs.checkpoints import PREFIX, object_key, remove_dropped_checkpoints, remove_orphans
 from stillhouse.jobs.models import Attempt, Checkpoint, Job, Outbox
 from stillhouse.training.actions import start_run
 from stillhouse.training.models import TrainingRun
+from tests.chaos.traces import check_objects, content
 from tests.proxy import Proxy
 from tests.registry import DEMO_BASE, available_base, validation_report
 from tests.stores import Stores
@@ -48,6 +47,7 @@ LEASE_SECONDS = 8
 HANG_SECONDS = 30
 """A trainer needs up to half of this to begin on a busy machine."""
 PATIENCE = 300.0
+NAMES = ("web", "keeper", "gpu-1", "gpu-2")
 
 
 def until(true: Callable[[], object], seconds: float = PATIENCE) -> float:
@@ -98,6 +98,8 @@ class House:
     """Code of another age that a process starts with from now on, for one test."""
     figures: list["Figures"] = field(default_factory=list)
     _hit_at: datetime | None = None
+    _before: set[str] = field(default_factory=set)
+    """Objects of tests before this one, whose database is gone."""
 
     def __post_init__(self) -> None:
         self.database = Proxy(_port(settings.DATABASE_URL))
@@ -116,7 +118,7 @@ class House:
     # processes ----------------------------------------------------------------------------------------------
 
     def ensure(self, *names: str) -> None:
-        for name in names or ("web", "keeper", "gpu-1", "gpu-2"):
+        for name in names or NAMES:
             if name not in self.processes or self.processes[name].poll() is not None:
                 self._spawn(name)
         until(self._web_answers)
@@ -350,14 +352,7 @@ class House:
         assert attempts.filter(outcome="succeeded").count() == (self.job(run).state == "succeeded")
         until(lambda: not self.children(), 30)
         assert all(verify_chain(workspace) is None for workspace in Workspace.objects.all())
-        remove_dropped_checkpoints()
-        remove_orphans(older_than_seconds=-60)
-        known = {
-            object_key(row.job_id, row.attempt, row.step, file["name"])
-            for row in Checkpoint.objects.all()
-            for file in row.files
-        }
-        assert {key for key, _ in blobs.objects(PREFIX)} == known, "objects without a manifest"
+        check_objects(self._before)
 
     def clear(self) -> None:
         """Before the next test: workers forget their folders, every process runs."""
@@ -371,6 +366,7 @@ class House:
         for name in ("gpu-1", "gpu-2"):
             shutil.rmtree(self.folder / name / "jobs", ignore_errors=True)
         self.ensure()
+        self._before = content()
 
 
 def _noticed(attempt: Attempt, since: datetime) -> float | None:
