@@ -4,6 +4,7 @@ import pytest
 
 from stillhouse.datasets.actions import record_report
 from stillhouse.datasets.models import DatasetVersion
+from stillhouse.datasets.reports import PAGE, Listed, checked, problems
 from stillhouse.web.views.dataset_reports import escaped
 from stillhouse.web.views.dataset_views import token_bars
 from tests.world import World, sha256
@@ -24,14 +25,14 @@ REPORT = ValidationReport(
 )
 
 
-def checked(world: World) -> DatasetVersion:
+def reported(world: World) -> DatasetVersion:
     version = world.dataset()
     record_report(version=version, report=REPORT)
     return version
 
 
 def test_the_list_is_safe_in_a_page_and_in_a_spreadsheet(world: World) -> None:
-    version = checked(world)
+    version = reported(world)
     url = f"/w/acme/datasets/{version.dataset_id}/versions/1/"
     client = world.client(world.expert)
     page = client.get(url).content.decode()
@@ -47,8 +48,34 @@ def test_the_list_is_safe_in_a_page_and_in_a_spreadsheet(world: World) -> None:
     assert [escaped(cell) for cell in ("@x", "-1", "x=1", 3)] == ["'@x", "'-1", "x=1", 3]
 
 
+def test_problems_are_shown_a_page_at_a_time_and_by_class(world: World) -> None:
+    version = world.dataset()
+    errors = [
+        Problem(row=row, field="", code="odd" if row % 2 else "even", message=f"Row {row}.")
+        for row in range(1, 2 * PAGE + 1)
+    ]
+    counts = {"odd": 3000, "even": PAGE}
+    update = {"errors": errors, "error_counts": counts, "error_count": sum(counts.values())}
+    record_report(version=version, report=REPORT.model_copy(update=update))
+    assert problems(version, "warnings") == Listed([], 0, 1)
+    last = problems(version, "errors", page=99)
+    assert (last.listed, last.page, last.problems[-1]["row"]) == (2 * PAGE, 2, 2 * PAGE)
+    odd = problems(version, "errors", "odd")
+    assert [each["row"] for each in odd.problems] == list(range(1, 2 * PAGE, 2))
+    found = checked(version)
+    assert found is not None and "errors" not in found.body and found.body["error_counts"] == counts
+
+    url = f"/w/acme/datasets/{version.dataset_id}/versions/1/problems/"
+    client = world.client(world.expert)
+    page = client.get(url, {"kind": "errors", "page": "2"}).content.decode()
+    assert f"Row {PAGE + 1}." in page and f"Row {PAGE}." not in page and "2 of 2" in page
+    assert "of 3,000 are listed" in client.get(url, {"code": "odd", "page": "x"}).content.decode()
+    assert "Row" not in client.get(url, {"code": "') || true"}).content.decode().partition("<tbody>")[2]
+    assert world.client(world.outsider).get(url).status_code == 404
+
+
 def test_another_reading_is_shown_first_and_makes_a_version(world: World) -> None:
-    version = checked(world)
+    version = reported(world)
     url = f"/w/acme/datasets/{version.dataset_id}/versions/1/reading/"
     client = world.client(world.expert)
     assert "house" in client.get(url, {"question": "q", "answer": "a"}).content.decode()

@@ -1,90 +1,34 @@
-"""Files of every kind that is read, clean and hostile: the same rows, or a sentence with a place."""
+"""Files of every kind that is read: the same rows, whatever they are written in, and damaged ones."""
 
-import csv
 import gzip
 import io
 import json
-import struct
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import openpyxl
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workers.contract import Mapping, ValidateSpec, ValidationReport
+from tests.workers.data.files import (
+    CHATS,
+    JSONL,
+    TABLE,
+    check,
+    csv_of,
+    parquet_of,
+    titled,
+    write,
+    xlsx_of,
+    zip_of,
+)
+from workers.contract import Mapping, ValidateSpec
 from workers.data import BadRow, read_rows, validate
 from workers.data.checks import check_line
 from workers.data.fast import fast_rows
-from workers.data.limited import validate_in_child
 from workers.data.lines import Line, read_blocks
-
-PAIRS = [("Which clause is this? é…", "termination"), ("And this?\nTwo lines.", '{"type": "liability"}')]
-CHATS = [
-    {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in PAIRS
-]
-TABLE = [{"question": q, "answer": a} for q, a in PAIRS]
-JSONL = "".join(json.dumps(row) + "\n" for row in CHATS).encode()
-
-
-def csv_of(rows: list[dict[str, str]], delimiter: str = ",") -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), delimiter=delimiter)
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def xlsx_of(rows: list[dict[str, Any]]) -> bytes:
-    book = openpyxl.Workbook()
-    sheet = book.active
-    sheet.append(list(rows[0]))
-    for row in rows:
-        sheet.append(list(row.values()))
-    out = io.BytesIO()
-    book.save(out)
-    return out.getvalue()
-
-
-def parquet_of(rows: list[dict[str, Any]]) -> bytes:
-    out = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), out)
-    return out.getvalue()
-
-
-def titled(body: bytes) -> bytes:
-    """A workbook with two rows above its table, and another sheet."""
-    book = openpyxl.load_workbook(io.BytesIO(body))
-    book.active.insert_rows(1, 2)
-    book.active["A1"] = "All questions of 2024"
-    book.create_sheet("Other")["A1"] = "x"
-    out = io.BytesIO()
-    book.save(out)
-    return out.getvalue()
-
-
-def zip_of(files: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, body in files.items():
-            archive.writestr(name, body)
-    return out.getvalue()
-
-
-def write(tmp_path: Path, body: bytes) -> Path:
-    file = tmp_path / "data.jsonl"  # the name says nothing
-    file.write_bytes(body)
-    return file
-
-
-def check(tmp_path: Path, body: bytes, **spec: Any) -> ValidationReport:
-    return validate(write(tmp_path, body), ValidateSpec(**spec))
-
 
 CLEAN: dict[str, tuple[str, Callable[[], bytes]]] = {
     "JSON Lines": ("JSON Lines", lambda: JSONL),
@@ -156,6 +100,27 @@ SHAPES: dict[str, tuple[list[dict[str, Any]], str]] = {
     ),
     "questions and answers": ([{"Frage": "Haus?", "Antwort": "house"}], "Haus?"),
 }
+LONGER = [{"Anfrage ID": "7", "answer_id": 3, "Frage des Kunden": "Haus?", "Answer (final)": "house"}]
+
+
+def test_a_longer_heading_is_recognised_by_its_first_word(tmp_path: Path) -> None:
+    reading = check(tmp_path, json.dumps(LONGER[0]).encode()).reading
+    assert reading is not None and reading.mapping is not None
+    assert (reading.mapping.question, reading.mapping.answer) == ("Frage des Kunden", "Answer (final)")
+
+
+def test_columns_that_are_not_clear_are_one_error(tmp_path: Path) -> None:
+    report = check(
+        tmp_path, csv_of([{"Spalte A": f"Haus {n}?", "Spalte B": "house"} for n in range(9)]).encode()
+    )
+    assert (report.rows, report.valid, report.error_counts) == (9, 0, {"nothing_trainable": 1})
+    assert report.doctor is not None and "Say which columns" in report.doctor.next_step
+
+
+def test_the_usual_encoding_is_preferred_where_others_read_the_same(tmp_path: Path) -> None:
+    rows = [{"question": f"Wie heißt die Straße {n} in Köln?", "answer": "Öko „3“ – 5 €"} for n in range(9)]
+    reading = check(tmp_path, csv_of(rows, ";").encode("cp1252")).reading
+    assert reading is not None and (reading.encoding, reading.delimiter) == ("Windows-1252", ";")
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -190,119 +155,6 @@ def test_places_are_those_of_the_program_that_made_the_file(tmp_path: Path) -> N
     )
     (problem,) = check(tmp_path, csv_of(rows).encode()).errors
     assert (problem.row, problem.code) == (5, "missing_field")  # a question spans two lines
-
-
-def bomb_of_zeros() -> bytes:
-    return zip_of({"rows.jsonl": b"{}\n" + b"a" * 200_000_000})
-
-
-def bombs_in_one() -> bytes:
-    """Each of them alone would be small enough to be let through."""
-    return zip_of({f"{n}.jsonl": b"{}\n" + b"a" * 40_000_000 for n in range(3)})
-
-
-def overlapping() -> bytes:
-    """Two entries of the directory for the one file."""
-    packed = zip_of({"rows.jsonl": JSONL})
-    end = packed.rindex(b"PK\x05\x06")
-    size, start = struct.unpack_from("<II", packed, end + 12)
-    directory = packed[start : start + size] * 2
-    tail = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 2, 2, len(directory), start, 0)
-    return packed[:start] + directory + tail
-
-
-def workbook_with(part: str, body: bytes) -> bytes:
-    out = io.BytesIO()
-    with (
-        zipfile.ZipFile(io.BytesIO(xlsx_of(TABLE))) as old,
-        zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new,
-    ):
-        for name in old.namelist():
-            new.writestr(name, body if name == part else old.read(name))
-    return out.getvalue()
-
-
-ENTITIES = (
-    b'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]><sst>&b;</sst>'
-)
-
-
-def parquet_bomb() -> bytes:
-    """Few bytes that say: the same text of a megabyte, four thousand times."""
-    text = pa.DictionaryArray.from_arrays(pa.array([0] * 4000, pa.int32()), pa.array(["x" * 1_000_000]))
-    table = pa.table({"question": text, "answer": ["y"] * 4000})
-    out = io.BytesIO()
-    pq.write_table(table, out, compression="zstd")
-    return out.getvalue()
-
-
-HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
-    "zip bomb": ("unpacks_too_large", bomb_of_zeros),
-    "zip of small bombs": ("unpacks_too_large", bombs_in_one),
-    "zip whose files overlap": ("damaged_archive", overlapping),
-    "gzip bomb": ("unpacks_too_large", lambda: gzip.compress(b'{"a": "' + b"a" * 200_000_000)),
-    "workbook bomb": (
-        "unpacks_too_large",
-        lambda: workbook_with("xl/worksheets/sheet1.xml", b"<a>" + b" " * 200_000_000),
-    ),
-    "workbook with entities": ("xml_entities", lambda: workbook_with("xl/worksheets/sheet1.xml", ENTITIES)),
-    "workbook that is none": ("damaged_workbook", lambda: workbook_with("xl/workbook.xml", b"<no")),
-    "zip in a zip": ("nested_archive", lambda: zip_of({"inner.zip": zip_of({"rows.jsonl": JSONL})})),
-    "zip in a gzip": ("nested_archive", lambda: gzip.compress(zip_of({"rows.jsonl": JSONL}))),
-    "names that lead out": ("unsafe_name", lambda: zip_of({"../../etc/cron.d/x": JSONL})),
-    "empty archive": ("empty_archive", lambda: zip_of({})),
-    "cut archive": ("damaged_archive", lambda: zip_of({"rows.jsonl": JSONL})[:-30]),
-    "cut gzip": ("damaged_archive", lambda: gzip.compress(JSONL * 100)[:-20]),
-    "cut list": ("cut_off", lambda: json.dumps(CHATS).encode()[:-1]),
-    "text after the list": ("after_the_list", lambda: json.dumps(CHATS).encode() + b" []"),
-    "cut Parquet": ("damaged_parquet", lambda: parquet_of(TABLE)[:-9]),
-    "a PDF": ("unknown_format", lambda: b"%PDF-1.7\n" + bytes(range(256)) * 10),
-    "prose": ("plain_text", lambda: b"Once upon a time.\nThere was no data.\n" * 9),
-    "one column": ("plain_text", lambda: b"text\nhello\nworld\n"),
-    "UTF-16 cut in a letter": ("wrong_encoding", lambda: JSONL.decode().encode("utf-16") + b"\x41"),
-    "thousands of files": ("too_many_files", lambda: zip_of({f"{n}.csv": b"" for n in range(1001)})),
-    "a name from the root": ("unsafe_name", lambda: zip_of({"/etc/rows.jsonl": JSONL})),
-    "thousands of Parquet columns": (
-        "too_many_columns",
-        lambda: parquet_of([{f"c{n}": 1 for n in range(1500)}]),
-    ),
-    "objects that never end": ("cut_off", lambda: b'{\n "messages": [\n' * 200),
-    "a program": ("unknown_format", lambda: b"\x7fELF" + bytes(1000)),
-    "100,000 columns": (
-        "too_many_columns",
-        ",".join(f"c{n}" for n in range(100_000)).encode,
-    ),
-    "a quotation mark too many": (
-        "cell_too_long",
-        lambda: b'question,answer\n"a,b\n' + b"aaaaaaaaaaaaaaa,b\n" * 700_000,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_file_is_a_sentence(tmp_path: Path, name: str) -> None:
-    code, make = HOSTILE[name]
-    rows_file = tmp_path / "rows.parquet"
-    report = validate_in_child(write(tmp_path, make()), ValidateSpec(), rows_file=rows_file)
-    assert code in report.error_counts, report.errors[:3]
-    said = next(problem for problem in report.errors if problem.code == code)
-    assert said.message.endswith((".", "?")) and "Traceback" not in said.message
-    assert report.peak_rss_bytes < 1024**3
-    assert rows_file.exists() == (report.valid > 0)
-    assert {path.name for path in tmp_path.iterdir()} <= {"data.jsonl", "rows.parquet"}
-
-
-def test_a_parquet_bomb_stays_within_memory(tmp_path: Path) -> None:
-    file = write(tmp_path, parquet_bomb())
-    assert file.stat().st_size < 100_000
-    spec = ValidateSpec(seconds=60, near_duplicates=False)
-    report = validate_in_child(file, spec)
-    assert report.rows == 4000 or report.error_counts.keys() & {
-        "memory_limit",
-        "time_limit",
-        "damaged_parquet",
-    }, report.errors
-    assert report.peak_rss_bytes < spec.memory_bytes
 
 
 @pytest.mark.parametrize(

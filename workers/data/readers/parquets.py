@@ -11,9 +11,12 @@ from workers.data.readers.source import MAX_COLUMNS, Limits, RawRow, Unreadable,
 from workers.data.readers.streams import Allowance
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-ROWS = 128
+ROWS, BATCH_BYTES = 128, 32 * 1024**2
+"""A batch holds so many rows, or fewer where they are long."""
+FIRST_ROWS = 8
 METADATA_BYTES = 64 * 1024**2
 MAX_DEPTH = 16
 FREE_ROWS = 100_000
@@ -33,11 +36,30 @@ def read_parquet(file: IO[bytes], limits: Limits, source: str = "") -> Iterator[
         )
         _check_columns(len(opened.schema_arrow.names), opened.metadata.num_columns, source)
         allowance = _weighed(file, opened.metadata, limits, source)
-        for batch in opened.iter_batches(batch_size=ROWS, use_threads=False):
+        for batch in _batches(opened, _rows_at_once(opened)):
             allowance.take(batch.nbytes, source)
             for row in batch.to_pylist():
                 at.row += 1
                 yield RawRow(at.row, {name: _plain(value) for name, value in row.items()}, source)
+
+
+def _batches(opened: "pq.ParquetFile", rows: int) -> "Iterator[pa.RecordBatch]":
+    """So many rows at a time, every value in full: its bytes are what they will take."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    for batch in opened.iter_batches(batch_size=rows, use_threads=False):
+        columns = [
+            column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column
+            for column in batch.columns
+        ]
+        yield pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _rows_at_once(opened: "pq.ParquetFile") -> int:
+    """By the first rows: text that a file says once and repeats may be a megabyte in each."""
+    first = next(_batches(opened, FIRST_ROWS), None)
+    each = first.nbytes // first.num_rows + 1 if first is not None and first.num_rows else 1
+    return max(1, min(ROWS, BATCH_BYTES // each))
 
 
 @dataclass

@@ -68,15 +68,11 @@ class Source:
 
 
 def at_most(batches: Iterator[Batch], rows: int) -> Iterator[Batch]:
-    """The batches up to about so many rows; raises Unreadable `too_many_rows` when there are more."""
-    before = line = 0
+    """The batches up to so many rows or lines; raises Unreadable `too_many_rows` when there are more."""
+    read = 0
     for batch in batches:
-        if isinstance(batch, LineBlock):
-            before += line if batch.number == 1 else 0  # the lines of another file
-            line = batch.number
-        else:
-            before += len(batch)
-        if before + line > rows:
+        read += max(1, batch.data.count(b"\n")) if isinstance(batch, LineBlock) else len(batch)
+        if read > rows:
             raise too_many_rows(rows)
         yield batch
 

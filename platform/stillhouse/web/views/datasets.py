@@ -28,6 +28,7 @@ from stillhouse.web.views.dataset_changes import KIND_WORDS, fixes, steps_in_wor
 from stillhouse.web.views.dataset_notes import tagged
 from stillhouse.web.views.dataset_reports import problems_context
 from stillhouse.web.views.traffic import append_targets
+from workers.contract import MAX_ROWS
 
 
 @in_workspace("GET")
@@ -71,7 +72,7 @@ def dataset(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
 
 def uploader_context(by: Membership) -> dict[str, Any]:
     """What is said before a file is chosen."""
-    return {"max_upload": settings.MAX_UPLOAD_BYTES, "room": room_of(by.workspace)}
+    return {"max_upload": settings.MAX_UPLOAD_BYTES, "max_rows": MAX_ROWS, "room": room_of(by.workspace)}
 
 
 @in_workspace("GET")
