@@ -6,7 +6,7 @@ from stillhouse.datasets.actions import record_report
 from stillhouse.datasets.models import DatasetVersion
 from stillhouse.datasets.reports import PAGE, Listed, checked, problems
 from stillhouse.web.views.dataset_reports import escaped
-from stillhouse.web.views.dataset_views import token_bars
+from stillhouse.web.views.dataset_views import numbered, token_bars
 from tests.world import World, sha256
 from workers.contract import OutputFile, Problem, Reading, ValidateSpec, ValidationReport
 
@@ -120,3 +120,10 @@ def test_lengths_in_tokens_are_drawn_in_few_bars_that_hold_every_sample() -> Non
     assert sum(beyond for _, _, beyond in bars) == 2050 % 7 + 3001 % 7
     assert bars[0][1] > 0
     assert token_bars(None, 2048) == token_bars({"counts": {"bins": []}}, 16) == []
+
+
+def test_answers_of_a_long_chat_keep_their_numbers() -> None:
+    row = numbered({"row": 1, "samples": [{"turn": turn} for turn in (1, 3, 19, 21)], "left_out": 7})
+    assert [(each["number"], each["gap"]) for each in row["samples"]] == [(1, 0), (2, 0), (10, 7), (11, 0)]
+    whole = numbered({"row": 1, "samples": [{"turn": 1}, {"turn": 3}]})
+    assert [(each["number"], each["gap"]) for each in whole["samples"]] == [(1, 0), (2, 0)]

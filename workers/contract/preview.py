@@ -25,7 +25,8 @@ class PreviewSpec(Message):
     """Numbers of the rows to show; empty: the first `shown`."""
     shown: int = Field(default=20, ge=0, le=200)
     counted_rows: int = Field(default=20_000, ge=0)
-    """Rows that are counted; beyond it `counted` says how far the figures go. 0: rows are only shown."""
+    """Rows that are counted, fewer where they are long; `counted` says how far the figures go. 0: rows are
+    only shown."""
     memory_bytes: int = Field(default=4 * 1024**3, gt=0)
     seconds: int = Field(default=1800, gt=0)
 
@@ -66,6 +67,9 @@ class PreviewRow(Message):
     row: int
     source: str = ""
     samples: list[PreviewSample]
+    """Of a long chat the first and the last of them."""
+    left_out: int = 0
+    """Samples between those that are not shown here; they are trained on like the others."""
 
 
 class PolicyCounts(Message):

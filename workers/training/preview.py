@@ -2,7 +2,7 @@
 nothing trained."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,13 @@ from workers.training.render import Renderer, Sample
 from workers.training.tokenizer import load_tokenizer
 
 PROGRESS_ROWS = 200
-SHOWN_CHARACTERS = 6000
-"""Of a segment; the middle of a longer one is not shown."""
+SHOWN_CHARACTERS, SHOWN_AGAIN = 6000, 1200
+"""Of a segment; the middle of a longer one is not shown. SHOWN_AGAIN: of the prompt of a later answer, which
+repeats what stands above it."""
+SHOWN_ENDS = 6
+"""Of a longer chat so many of its first answers are shown, and of its last."""
+COUNTED_CHARACTERS = 10_000_000
+"""Text that is tokenised for the figures: every answer of a chat comes with all that was said before it."""
 POLICIES: tuple[ThinkPolicy, ...] = ("traces", "answer_only", "no_think")
 
 
@@ -71,14 +76,17 @@ def preview(
     # This policy tells where a think block ends, and is otherwise rendered like `traces`.
     renderer = Renderer(load_tokenizer(base), spec.think, "answer_only")
     figures, shown = _Figures(spec), _Shown(spec, renderer.tokenizer)
-    rows = 0
+    rows = counted = characters = 0
     try:
         for rows, row in enumerate(read_numbered(data), start=1):
-            counts, shows = rows <= spec.counted_rows, shown.wants(row)
+            answers, shows = _answers(row), shown.wants(row)
+            characters += _characters(row)
+            counts = counted == rows - 1 and rows <= spec.counted_rows and characters <= COUNTED_CHARACTERS
             if counts or shows:
-                turns = list(_turns(renderer, row))
+                turns = _turns(renderer, row, answers if counts else _ends(answers))
                 if counts:
-                    figures.add(row.number, turns)
+                    counted = rows
+                    figures.add(row.number, list(turns.values()))
                 if shows:
                     shown.add(row, turns)
             elif not shown.waits:
@@ -89,12 +97,10 @@ def preview(
         raise TrainingError("bad_row", f"{data.name}: {error}") from None
     return PreviewResult(
         rows=shown.rows,
-        counted=min(rows, spec.counted_rows),
-        complete=rows <= spec.counted_rows,
-        counts=count_tokens(
-            figures.lengths, rows=min(rows, spec.counted_rows), seconds=time.monotonic() - begun
-        )
-        if spec.counted_rows
+        counted=counted,
+        complete=rows == counted,
+        counts=count_tokens(figures.lengths, rows=counted, seconds=time.monotonic() - begun)
+        if counted
         else None,
         beyond=figures.beyond(),
         policies=figures.policies(),
@@ -102,16 +108,36 @@ def preview(
     )
 
 
-def _turns(renderer: Renderer, row: NumberedRow) -> Iterator[_Turn]:
-    """Raises TrainingError that names the row."""
+def _answers(row: NumberedRow) -> list[int]:
+    """Places of the assistant's messages."""
+    return [place for place, message in enumerate(row.messages) if message["role"] == "assistant"]
+
+
+def _ends(answers: list[int]) -> list[int]:
+    """Those of them that are shown."""
+    return answers if len(answers) <= 2 * SHOWN_ENDS else answers[:SHOWN_ENDS] + answers[-SHOWN_ENDS:]
+
+
+def _characters(row: NumberedRow) -> int:
+    """Of all samples of the row, about."""
+    total = said = 0
+    for message in row.messages:
+        said += len(message["content"]) + len(message.get("reasoning_content", ""))
+        total += said if message["role"] == "assistant" else 0
+    return total
+
+
+def _turns(renderer: Renderer, row: NumberedRow, answers: list[int]) -> dict[int, _Turn]:
+    """The answers at these places. Raises TrainingError that names the row."""
     messages, tools, index = row.messages, tools_of(row.extra), row.number - 1
     bare = [_without_reasoning(message) for message in messages]
-    for turn, message in enumerate(messages):
-        if message["role"] == "assistant":
-            shown = renderer.sample(messages, turn, index, tools)
-            same = messages[: turn + 1] == bare[: turn + 1]
-            plain = shown if same else renderer.sample(bare, turn, index, tools)
-            yield _Turn(bool(message.get("reasoning_content")), shown, plain)
+    found = {}
+    for place in answers:
+        shown = renderer.sample(messages, place, index, tools)
+        same = messages[: place + 1] == bare[: place + 1]
+        plain = shown if same else renderer.sample(bare, place, index, tools)
+        found[place] = _Turn(bool(messages[place].get("reasoning_content")), shown, plain)
+    return found
 
 
 def _without_reasoning(message: ChatMessage) -> ChatMessage:
@@ -187,20 +213,26 @@ class _Shown:
     def wants(self, row: NumberedRow) -> bool:
         return row.number in self._missing if self._spec.rows else self.waits
 
-    def add(self, row: NumberedRow, turns: list[_Turn]) -> None:
+    def add(self, row: NumberedRow, turns: dict[int, _Turn]) -> None:
         self._missing.discard(row.number)
-        places = [place for place, message in enumerate(row.messages) if message["role"] == "assistant"]
-        samples = [self._sample(place, turn) for place, turn in zip(places, turns, strict=True)]
-        self.rows.append(PreviewRow(row=row.number, source=row.source, samples=samples))
+        answers = _answers(row)
+        ends = _ends(answers)
+        samples = [self._sample(place, turns[place], again=place != ends[0]) for place in ends]
+        left_out = len(answers) - len(ends)
+        found = PreviewRow(row=row.number, source=row.source, samples=samples, left_out=left_out)
+        self.rows.append(found)
 
-    def _sample(self, place: int, turn: _Turn) -> PreviewSample:
+    def _sample(self, place: int, turn: _Turn, *, again: bool) -> PreviewSample:
+        """`again`: another answer of the row is shown above."""
         policy = self._spec.think_policy
         sample, trained = turn.under(policy), turn.trained(policy)
         think, size = sample.trained_from, len(sample.prompt_ids) + len(sample.target_ids)
         begun = self._opened(sample.prompt_ids)
         prompt = len(sample.prompt_ids) - begun
         segments = [
-            self._segment(sample.prompt_ids[:prompt], target=False),
+            self._segment(
+                sample.prompt_ids[:prompt], target=False, most=SHOWN_AGAIN if again else SHOWN_CHARACTERS
+            ),
             self._segment(sample.prompt_ids[prompt:], target=False, think=True),
             self._segment(sample.target_ids[:think], think=True, trained=policy != "answer_only"),
             self._segment(sample.target_ids[think:], trained=True),
@@ -224,11 +256,17 @@ class _Shown:
         return tail
 
     def _segment(
-        self, ids: list[int], *, target: bool = True, think: bool = False, trained: bool = False
+        self,
+        ids: list[int],
+        *,
+        target: bool = True,
+        think: bool = False,
+        trained: bool = False,
+        most: int = SHOWN_CHARACTERS,
     ) -> Segment:
         text = self._text(ids)
-        if len(text) > SHOWN_CHARACTERS:
-            text = f"{text[: SHOWN_CHARACTERS // 2]} […] {text[-SHOWN_CHARACTERS // 2 :]}"
+        if len(text) > most:
+            text = f"{text[: most // 2]} […] {text[-most // 2 :]}"
         return Segment(text=text, tokens=len(ids), trained=trained, think=think, target=target)
 
     def _text(self, ids: list[int]) -> str:

@@ -159,3 +159,25 @@ def test_a_bad_row_is_the_users(bases: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(TrainingError) as refused:
         look(bases["plain"], file)
     assert (refused.value.code, refused.value.fault) == ("bad_row", "user")
+
+
+def test_of_a_long_chat_the_first_and_last_answers_are_shown(
+    bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = [{**USER, "content": f"Cat {number}?"} for number in range(40)]
+    chat = [message for turn in turns for message in (turn, THOUGHT)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"messages": chat}) + "\n" for _ in range(3)), encoding="utf-8")
+    found = look(bases["plain"], file)
+    assert [(len(row.samples), row.left_out) for row in found.rows] == [(12, 28)] * 3
+    assert [sample.turn for sample in found.rows[0].samples] == [*range(1, 12, 2), *range(69, 80, 2)]
+    assert (found.counted, found.complete) == (3, True) and found.policies[0].samples == 120
+    later = found.rows[0].samples[-1]
+    assert later.segments[0].text.startswith("<") and "Cat 39?" in text(later) and " […] " in text(later)
+
+    monkeypatch.setattr("workers.training.preview.COUNTED_CHARACTERS", 40_000)
+    few = look(bases["plain"], file)
+    assert (len(few.rows), few.counted, few.complete) == (3, 1, False) and few.policies[0].samples == 40
+    monkeypatch.setattr("workers.training.preview.COUNTED_CHARACTERS", 10)
+    none = look(bases["plain"], file)
+    assert none.rows == few.rows and (none.counted, none.counts) == (0, None)

@@ -60,9 +60,20 @@ def dataset_as_seen(request: HttpRequest, by: Membership, id: str, number: int) 
             "found": preview.body,
             "bars": token_bars(preview.body, context["limit"]),
         }
-        context["rows"] = with_comments(version, (preview.body or {}).get("rows", []))
+        context["rows"] = with_comments(version, map(numbered, (preview.body or {}).get("rows", [])))
     template = "datasets/_as_seen.html" if is_htmx(request) else "datasets/as_seen.html"
     return render(request, template, context)
+
+
+def numbered(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a preview whose samples know which answer they are, and how many before them are left out."""
+    left_out, samples = row.get("left_out", 0), row["samples"]
+    half = len(samples) // 2 if left_out else len(samples)
+    samples = [
+        {**sample, "number": at + 1 + (left_out if at >= half else 0), "gap": left_out if at == half else 0}
+        for at, sample in enumerate(samples)
+    ]
+    return {**row, "samples": samples}
 
 
 @in_workspace("GET")
