@@ -128,7 +128,7 @@ def _is_iban(text: str) -> bool:
 
 def _is_card(text: str) -> bool:
     digits = re.sub(r"\D", "", text)
-    return bool(CARD_STARTS.match(digits)) and len(set(digits)) > 1 and luhn.is_valid(digits)
+    return bool(CARD_STARTS.match(digits)) and len(set(digits)) > 2 and luhn.is_valid(digits)
 
 
 def _is_phone(text: str) -> bool:
