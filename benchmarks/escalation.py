@@ -16,7 +16,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
 from benchmarks.report import Line  # noqa: E402
 
 PARTS, ROUNDS, TOP = 5, 1000, 20
-Rule = Callable[["Answer"], float]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from stillhouse.evaluations.actions import queue_evaluation, record_result, requ
 from stillhouse.evaluations.confidence import table_of
 from stillhouse.evaluations.models import EvaluatedRow, EvaluationResult
 from stillhouse.evaluations.queries import (
-    get_evaluation,
     latest_evaluation,
     latest_result,
     row_counts,
@@ -143,12 +142,10 @@ def test_an_outsider_finds_nothing(world: World) -> None:
     version = candidate(world.expert)
     evaluation = evaluate(version).evaluation
     with pytest.raises(NotFound):
-        get_evaluation(world.outsider, evaluation.id)
-    with pytest.raises(NotFound):
         rows_page(world.outsider, evaluation)
     with pytest.raises(NotFound):
         request_evaluation(by=world.outsider, version=version)
-    assert get_evaluation(world.expert, evaluation.id) == evaluation
+    assert version.evaluations.get() == evaluation
 
 
 def test_margins_become_a_calibration_and_fewer_than_thirty_do_not(world: World) -> None:

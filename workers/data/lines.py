@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from pickle import PickleBuffer
 from typing import BinaryIO, NamedTuple, SupportsIndex
 
@@ -96,10 +95,3 @@ def _skip_line(file: BinaryIO, size: int) -> tuple[int, bytes]:
             return size + end, data[end + 1 :]
         size += len(data)
     return size, b""
-
-
-def read_lines(path: Path, max_bytes: int) -> Iterator[Line]:
-    """Yield the lines of `path`, as `read_blocks` reads them."""
-    with path.open("rb") as file:
-        for block in read_blocks(file, max_bytes):
-            yield from block.lines(max_bytes)

@@ -19,7 +19,6 @@ ARCHITECTURES = frozenset({"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCaus
 MAX_SERVED_RANK = 64
 """The serving engines start with `--max-lora-rank 64`; a larger adapter could be trained and never served."""
 MAX_HEADER_BYTES = 100 * 1024 * 1024
-DIGEST_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -87,12 +86,8 @@ def open_base(path: Path) -> Base:
     )
 
 
-def base_shape(path: Path) -> BaseShape:
-    """The numbers of the base in `path` that decide memory and time. Raises TrainingError as `open_base`."""
-    return shape_of(open_base(path))
-
-
 def shape_of(base: Base) -> BaseShape:
+    """The numbers of the base that decide memory and time."""
     try:
         return shape_of_config(
             _config(base.path),

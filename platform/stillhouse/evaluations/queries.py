@@ -22,18 +22,6 @@ FILTERS: Mapping[str, Q] = {
 adapter is not exact, or where neither is."""
 
 
-def get_evaluation(by: Membership, evaluation_id: str) -> Evaluation:
-    """One evaluation of the workspace; raises NotFound."""
-    evaluation = (
-        Evaluation.objects.filter(version__adapter__workspace=by.workspace, pk=evaluation_id)
-        .select_related("version__adapter", "job", "data__dataset")
-        .first()
-    )
-    if evaluation is None:
-        raise NotFound("evaluation")
-    return evaluation
-
-
 def latest_evaluation(version: AdapterVersion) -> Evaluation | None:
     """The version's newest evaluation, whatever became of it."""
     return (

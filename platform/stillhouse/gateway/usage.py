@@ -9,9 +9,6 @@ from time import perf_counter
 from stillhouse.gateway.inflight import Guard
 from stillhouse.gateway.keeping import Kept
 
-KILLED = 0
-"""Status of a request that its gateway died over: nobody knows how it ended."""
-
 
 @dataclass(slots=True)
 class Record:
@@ -31,6 +28,7 @@ class Record:
     shadow: bool = False
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
     status: int = 0
+    """HTTP status; 0 until it is known, and for good where the gateway died over the request."""
     code: str = ""
     """Of the error, for the log."""
     prompt_tokens: int = 0

@@ -2,24 +2,7 @@
 
 from typing import Any
 
-from django.db.models import QuerySet
-
-from stillhouse.accounts.models import Membership
-from stillhouse.core.errors import NotFound
 from stillhouse.jobs.models import Job, Metric
-
-
-def jobs(by: Membership) -> QuerySet[Job]:
-    """The workspace's jobs, newest first."""
-    return Job.objects.filter(workspace=by.workspace).order_by("-created_at")
-
-
-def get_job(by: Membership, job_id: str) -> Job:
-    """One job of the member's workspace; NotFound for any other."""
-    job = jobs(by).filter(pk=job_id).first()
-    if job is None:
-        raise NotFound("job")
-    return job
 
 
 def curve(job: Job, *, attempt: int | None = None, after: int = -1) -> list[dict[str, Any]]:
