@@ -43,6 +43,12 @@ def load(house: House, version: AdapterVersion) -> None:
     house.report()
 
 
+def loads(serving: Serving, version: AdapterVersion) -> bool:
+    """Whether the gateway has heard that a replica is loading it."""
+    snapshot = serving.gateway.link.snapshot
+    return snapshot is not None and snapshot.versions[version.serving_name].loading
+
+
 def asked_for(version: AdapterVersion) -> bool:
     return Placement.objects.filter(version=version, wanted_at__isnull=False).exists()
 
@@ -108,6 +114,7 @@ def test_what_is_published_waits_out_a_restart_of_the_engine(house: House, alias
     serving, [version] = serve(gateway_config(cold_seconds=LONG)), house.held
     with ThreadPoolExecutor(1) as threads:
         house.report(held=[registry.held(version, "loading")], incarnation="second")
+        assert wait_until(lambda: loads(serving, version))
         answer = threads.submit(ask, serving, house.secret, version)
         assert wait_until(lambda: serving.gateway.cold.waiting == 1)
         house.report(incarnation="second")
