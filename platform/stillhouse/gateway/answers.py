@@ -32,8 +32,9 @@ def interrupted() -> ApiError:
     )
 
 
-def engine_error(status: int, raw: bytes) -> ApiError:
-    """What the app is told when the engine refused or failed.
+def engine_error(status: int, raw: bytes, *, constrained: bool = False) -> ApiError:
+    """What the app is told when the engine refused or failed. `constrained`: a grammar was asked for, and the
+    engine only finds out that nothing fits one (it refers to itself without an end) when it makes it.
 
     A refusal of the request itself (400, 413, 422) carries the engine's sentence, which speaks of the app's
     own fields. Everything else is between us and the engine.
@@ -56,9 +57,10 @@ def engine_error(status: int, raw: bytes) -> ApiError:
             "The engine takes no more requests just now. Try again in a moment.",
             retry_after=1,
         )
-    return ApiError(
-        502, "engine_error", f"The engine answered with an error of its own ({status}). Tell your operator."
-    )
+    what = f"The engine answered with an error of its own ({status})."
+    if constrained and status == 500:
+        what = f"{what} Look whether the schema or grammar refers to nothing but itself; if it is right:"
+    return ApiError(502, "engine_error", f"{what} Tell your operator.")
 
 
 def _engine_message(raw: bytes) -> tuple[str, str | None]:

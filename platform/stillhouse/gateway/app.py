@@ -298,7 +298,7 @@ class Gateway:
         ):
             raw = await read_whole(response)
         if response.status != 200:
-            raise engine_error(response.status, raw)
+            raise engine_error(response.status, raw, constrained=request.constrained)
         kind = WholeAnswer if request.echo is None else WholeResponse
         answer = kind(request, target, call.record).rewrite(raw)
         call.record.status = 200
@@ -314,7 +314,8 @@ class Gateway:
             self._upstream.answer(target.replicas, request.endpoint, body, call.upstream_headers) as response,
         ):
             if response.status != 200:
-                raise engine_error(response.status, await read_whole(response))
+                raw = await read_whole(response)
+                raise engine_error(response.status, raw, constrained=request.constrained)
             await call.start(200, STREAM_HEADERS)
             last = await pass_on(response, answer, call)
         call.record.status = 200

@@ -171,6 +171,9 @@ def test_errors_of_the_engine_are_told_without_its_insides(
         error = error_of(answer)
         assert (answer.status_code, error["code"], error["param"]) == expected
         assert "traceback" not in answer.text
+    house.engine.script = Script(status=500, body={})
+    answer = ask(serving, house.secret, stream=stream, response_format={"type": "json_object"})
+    assert answer.status_code == 502 and "refers to nothing but itself" in error_of(answer)["message"]
     house.engine.script = Script(body={"nonsense": True})
     assert ask(serving, house.secret).status_code == 502
 
