@@ -42,6 +42,7 @@ CHILD_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "2",
+    "MIMALLOC_ARENA_RESERVE": "16384",
 }
 """The same hashes in every process and every check; no address space set aside for what is never used."""
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]

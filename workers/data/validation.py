@@ -120,10 +120,11 @@ class _Tally:
         self.keys.clear()
         order = np.argsort(keys, kind="stable")
         ordered = keys[order]
-        same = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
-        rows = np.sort(order[same])
+        rows = order[1:][ordered[1:] == ordered[:-1]]
+        del ordered  # of twenty million rows each of these takes 160 MB
+        rows.sort()
         for index in rows[: self.spec.max_problems].tolist():
-            first = order[np.searchsorted(ordered, keys[index])]
+            first = order[np.searchsorted(keys, keys[index], sorter=order)]
             message = (
                 f"This row is the same as row {numbers[first]}. Remove one unless it should count twice."
             )

@@ -184,6 +184,14 @@ def test_a_huge_line_is_skipped_without_being_held(tmp_path: Path) -> None:
     assert report.peak_rss_bytes < 120 * 1024**2
 
 
+def test_libraries_leave_the_memory_to_the_rows(tmp_path: Path) -> None:
+    """Allocators set a gigabyte of addresses aside where nobody tells them not to."""
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(GOOD)
+    report = validate_in_child(file, ValidateSpec(memory_bytes=768 * 1024**2))
+    assert (report.valid, report.error_counts) == (1, {})
+
+
 def test_running_out_of_memory_is_a_report(tmp_path: Path) -> None:
     file = tmp_path / "big.jsonl"
     file.write_bytes(b"[" + b"{}," * 2_500_000 + b"{}]")
