@@ -13,6 +13,7 @@ from stillhouse.adapters.models import AdapterVersion
 from stillhouse.audit.models import AuditEvent
 from stillhouse.core import blobs
 from stillhouse.core.errors import Conflict, NotFound, UserError
+from stillhouse.datasets.actions import create_dataset
 from stillhouse.datasets.deriving import derive_version
 from stillhouse.datasets.models import DatasetReport, DatasetVersion, Trial
 from stillhouse.erasure.confirming import confirm_erasure, decide_quarantine, withdraw_erasure
@@ -26,7 +27,8 @@ from stillhouse.training.models import TrainingRun
 from stillhouse.usage.models import KeptExchange
 from tests.registry import approved, available_base, make_ready
 from tests.web.test_dataset_changes import checked, inputs, made
-from tests.world import World, chat_row
+from tests.workers.data.files import zip_of
+from tests.world import World, chat_row, jsonl
 from workers.contract import DeriveSpec, DropDuplicates, Filter
 from workers.data.derive import derive
 
@@ -199,6 +201,21 @@ def test_a_version_made_without_them_names_the_rows_that_adapters_are_evaluated_
     confirm_erasure(by=world.lead, erasure=searched(world, tmp_path), remade=[one.pk])
     spec = DeriveSpec.model_validate(one.dataset.versions.get(number=2).job.spec)
     assert [other.sha256 for other in spec.others] == [held.trained_sha256]
+
+
+def test_rows_go_by_the_file_that_they_came_in(world: World, tmp_path: Path) -> None:
+    body = zip_of({"march.jsonl": jsonl(ROWS[:2]), "april.jsonl": jsonl(ROWS[2:3])})
+    upload = world.upload(body, dataset=create_dataset(by=world.expert, name="Months"), filename="months.zip")
+    one = checked(world, tmp_path, upload)
+    erasure = searched(world, tmp_path, text="", file="march.jsonl")
+    assert [(each.rows, each.in_error) for each in erasure.findings.all()] == [(2, 0)]
+    confirm_erasure(by=world.lead, erasure=erasure, remade=[one.pk])
+    without = made(world, tmp_path, one.dataset.versions.get(number=2))
+    assert without.report.valid == 1
+    over(erasure)
+    assert not blobs.exists(one.sha256) and blobs.exists(without.rows_sha256)
+    page = world.client(world.lead).get(f"/w/acme/erasures/{erasure.pk}/").content.decode()
+    assert "The bytes are gone" in page and "march.jsonl" not in page
 
 
 def test_it_is_taken_back_within_the_grace_period(world: World, tmp_path: Path) -> None:
