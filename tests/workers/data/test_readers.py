@@ -256,7 +256,7 @@ def test_the_fast_way_says_what_the_exact_way_says(
     if found is None:
         return
     exact = check_line(Line(1, text.encode(), len(text)), 1000)
-    assert found == (exact.row and exact.row["messages"], exact.extra or {})
+    assert found == (exact.row and exact.row["messages"], exact.extra)
     assert exact.errors == exact.warnings == []
 
 
