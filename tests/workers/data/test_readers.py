@@ -257,7 +257,7 @@ def test_the_fast_way_says_what_the_exact_way_says(
         return
     exact = check_line(Line(1, text.encode(), len(text)), 1000)
     assert found == (exact.row and exact.row["messages"], exact.extra)
-    assert exact.errors == exact.warnings == []
+    assert not exact.errors and not exact.warnings
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
