@@ -247,7 +247,7 @@ def test_several_are_loaded_at_a_time_and_the_published_ones_first(
         engine.most_at_once, engine.pause = 0, 0.2
         engine.restart()
         wait_for(lambda: platform.syncs[-1]["incarnation"] != before and len(held(platform, "ready")) == 5)
-    assert Path(engine.loads[0]).name == versions[4].digest
+    assert versions[4].digest in {Path(folder).name for folder in engine.loads[:4]}, "it was wanted last"
     assert engine.most_at_once == 4
 
 
