@@ -53,6 +53,9 @@ class Broker:
             str(self.folder),
             "--appendonly",
             "yes",
+            # Otherwise what it was given while the disk was busy is not written yet when it is killed.
+            "--appendfsync",
+            "always",
         ]
         self.process = subprocess.Popen([str(binary), *options], stdout=subprocess.DEVNULL)
         until(self._answers)
