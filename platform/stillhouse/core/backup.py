@@ -28,6 +28,7 @@ MANIFEST, DATABASE, OBJECTS = "backup.json", "database.dump", "objects"
 TOOL_SECONDS = 6 * 3600
 CONTENT = "sha256/"
 SOON_GONE = "checkpoints/"
+DEADLOCK_TRIES = 10
 
 
 class StoredObject(BaseModel):
@@ -93,9 +94,22 @@ def restore(source: Path, *, replace: bool = False) -> BackupManifest:
     for each in manifest.objects:
         _put(source / OBJECTS / each.key, each)
     connections.close_all()
-    options = ("--clean", "--if-exists", "--no-owner", "--no-privileges", "--single-transaction")
-    _run("pg_restore", *options, "--exit-on-error", f"--dbname={_setting('NAME')}", str(source / DATABASE))
+    _restore_database(source / DATABASE)
     return manifest
+
+
+def _restore_database(dump: Path) -> None:
+    """All or nothing. Where the platform runs meanwhile, Postgres may end this as one of two that wait for
+    each other's tables: then it is tried again."""
+    options = ("--clean", "--if-exists", "--no-owner", "--no-privileges", "--single-transaction")
+    for left in reversed(range(DEADLOCK_TRIES)):
+        try:
+            _run("pg_restore", *options, "--exit-on-error", f"--dbname={_setting('NAME')}", str(dump))
+        except UserError as error:
+            if not left or "deadlock detected" not in error.message:
+                raise
+        else:
+            return
 
 
 def read_manifest(source: Path) -> BackupManifest:
