@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from stillhouse.jobs.models import Attempt, Worker
+from stillhouse.training.models import TrainingRun
 from tests.chaos.house import House, until
 from tests.world import World
 from workers.contract import CONTRACT_VERSION
@@ -42,6 +43,16 @@ def only(house: House, *names: str) -> None:
     house.ensure(*names)
 
 
+def training_before(house: House, world: World, code: Path) -> TrainingRun:
+    """A run on the platform and the worker of the contract before, past its first checkpoint."""
+    house.sources = dict.fromkeys(("web", "keeper", "gpu-1"), code / "before")
+    only(house, *house.sources)
+    run = house.start_run(world)
+    house.checkpointed(run)
+    house.hit()
+    return run
+
+
 def upgrade(house: House, *names: str) -> None:
     """Stop a process as an upgrade does, and start this code in its place."""
     for name in names:
@@ -59,11 +70,7 @@ def upgrade(house: House, *names: str) -> None:
 def test_a_platform_is_upgraded_under_a_run_and_its_worker_after_it(
     house: House, world: World, code: Path
 ) -> None:
-    house.sources = dict.fromkeys(("web", "keeper", "gpu-1"), code / "before")
-    only(house, "web", "keeper", "gpu-1")
-    run = house.start_run(world)
-    house.checkpointed(run)
-    house.hit()
+    run = training_before(house, world, code)
     upgrade(house, "web", "keeper")
     step = house.job(run).step
     house.training(run, step=step)
@@ -86,11 +93,7 @@ def test_a_worker_that_drains_for_its_upgrade_costs_no_attempt(
     house: House, world: World, code: Path
 ) -> None:
     """Told to stop, the old worker hands its run back with a checkpoint; the new one goes on from there."""
-    house.sources = dict.fromkeys(("web", "keeper", "gpu-1"), code / "before")
-    only(house, "web", "keeper", "gpu-1")
-    run = house.start_run(world)
-    house.checkpointed(run)
-    house.hit()
+    run = training_before(house, world, code)
     upgrade(house, "web", "keeper", "gpu-1")
     attempts = house.check_success(run)
     assert [attempt.outcome for attempt in attempts] == ["handed_back", "succeeded"]

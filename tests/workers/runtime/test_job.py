@@ -8,12 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.workers.standin import PlatformStandIn
+from tests.workers.standin import PlatformStandIn, wait_for
 from workers.contract import EvaluateSpec, Refusal, ReportAnswer, ThinkContract, TrainSpec, ValidateSpec
 from workers.runtime.folder import JobFolder
 from workers.runtime.job import run_job
@@ -47,13 +46,6 @@ def endless(platform: PlatformStandIn, **changes: object) -> None:
         wait_seconds=600,
     )
     platform.claimed("evaluate", spec, {"data": ROW}, **changes)
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def is_alive(pid: int) -> bool:

@@ -1,26 +1,18 @@
 """What a worker says about itself while it lives, and when it leaves the doorbells alone."""
 
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.workers.standin import PlatformStandIn
+from tests.workers.standin import PlatformStandIn, wait_for
 from workers.contract import Refusal
 from workers.runtime import presence
 from workers.runtime.disk import trouble_with
 from workers.runtime.presence import Presence, own_token
 from workers.runtime.settings import WorkerSettings
 from workers.wire.environment import SettingsError
-
-
-def until(true: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -43,25 +35,25 @@ def rests(settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator
 def test_a_worker_whose_disk_breaks_says_so_and_rests_until_it_is_mended(
     platform: PlatformStandIn, settings: WorkerSettings, rests: list[bool]
 ) -> None:
-    until(lambda: platform.hellos)
+    wait_for(lambda: platform.hellos)
     assert (platform.hellos[0]["facts"]["trouble"], platform.hellos[0]["facts"]["slots"]) == ("", 1)
     settings.work_dir.rmdir()
     settings.work_dir.write_text("a file where the folder should be")
-    until(lambda: rests == [True])
+    wait_for(lambda: rests == [True])
     facts = platform.hellos[-1]["facts"]
     assert facts["slots"] == 0 and "cannot write to its WORK_DIR" in facts["trouble"]
     settings.work_dir.unlink()
-    until(lambda: rests == [True, False])
+    wait_for(lambda: rests == [True, False])
     assert platform.hellos[-1]["facts"]["slots"] == 1
 
 
 def test_a_worker_that_is_refused_rests(platform: PlatformStandIn, rests: list[bool]) -> None:
     """One of an older contract would take the doorbells from those who may answer them."""
-    until(lambda: platform.hellos)
+    wait_for(lambda: platform.hellos)
     platform.hello_refusal = Refusal(code="contract_too_old", message="Upgrade the worker.")
-    until(lambda: rests == [True])
+    wait_for(lambda: rests == [True])
     platform.hello_refusal = None
-    until(lambda: rests == [True, False])
+    wait_for(lambda: rests == [True, False])
 
 
 def test_a_full_disk_is_said_in_words_and_room_helps(tmp_path: Path) -> None:

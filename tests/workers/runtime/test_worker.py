@@ -5,26 +5,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
 
-from tests.workers.standin import PlatformStandIn
+from tests.workers.standin import PlatformStandIn, wait_for
 from workers.contract import EvaluateSpec, ThinkContract, ValidateSpec
 
 ROOT = Path(__file__).resolve().parents[3]
 ROW = b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}\n'
 QUEUE = "test-worker"
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
+START_SECONDS = 60.0
+"""A Celery worker takes a while to start."""
 
 
 @pytest.fixture
@@ -71,7 +66,7 @@ def test_a_doorbell_leads_to_a_claim_and_nonsense_is_dropped(
     platform.claimed("validate", ValidateSpec(), {"data": ROW})
     for message in ("../../etc/passwd", "", "job-1"):
         doorbell.send_task("stillhouse.run_job", args=[message], queue=QUEUE)
-    wait_for(lambda: platform.finishes)
+    wait_for(lambda: platform.finishes, START_SECONDS)
     assert platform.finishes[0]["result"]["valid"] == 1
     assert len(platform.finishes) == 1
 
@@ -91,7 +86,7 @@ def test_a_worker_told_to_stop_hands_its_job_back_in_time(
     )
     platform.claimed("evaluate", endless, {"data": ROW})
     doorbell.send_task("stillhouse.run_job", args=["job-1"], queue=QUEUE)
-    wait_for(lambda: any(report["phase"] == "evaluating" for report in platform.reports))
+    wait_for(lambda: any(report["phase"] == "evaluating" for report in platform.reports), START_SECONDS)
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(timeout=20) == 0
     assert [finish["failure"]["code"] for finish in platform.finishes] == ["worker_stopped"]
@@ -101,7 +96,7 @@ def test_a_worker_says_what_it_is_and_a_drained_one_leaves_the_doorbells_alone(
     platform: PlatformStandIn, stores: None, worker: subprocess.Popen[bytes], doorbell: Celery
 ) -> None:
     platform.draining = True
-    wait_for(lambda: platform.hellos)
+    wait_for(lambda: platform.hellos, START_SECONDS)
     facts = platform.hellos[0]["facts"]
     assert (platform.hellos[0]["worker"], facts["queue"], facts["slots"]) == ("cpu-1", QUEUE, 1)
     assert facts["memory_bytes"] > 0 and facts["disk_free_bytes"] > 0 and "python" in facts["versions"]
@@ -117,7 +112,7 @@ def test_a_worker_says_what_it_is_and_a_drained_one_leaves_the_doorbells_alone(
             channel.queue_purge(QUEUE)
         return waiting > 0
 
-    wait_for(is_left_alone)
+    wait_for(is_left_alone, START_SECONDS)
 
 
 def test_a_worker_without_its_settings_says_which(tmp_path: Path) -> None:
