@@ -1,14 +1,14 @@
 """Causal attention inside each document of a pack. Keys of one document never meet queries of another."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from workers.training.packs import Bucket, Pack
 
-QUERY_BLOCK = 256
+QUERY_BLOCK = 128
 """Queries of a document whose scores exist at a time: a block sees no key after its last query."""
 
 
@@ -31,7 +31,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pack: Pack, scale:
             enable_gqa=q.shape[1] != k.shape[1],
         )
         return found
-    return BlockAttention.apply(q, k, v, pack.buckets, scale)
+    return BlockAttention.apply(q, k, v, pack, scale)
 
 
 class BlockAttention(torch.autograd.Function):
@@ -44,13 +44,12 @@ class BlockAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, buckets: tuple[Bucket, ...], scale: float
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pack: Pack, scale: float
     ) -> torch.Tensor:
         ctx.save_for_backward(q, k, v)
-        ctx.buckets, ctx.scale = buckets, scale
-        # Places of no document get nothing, and give nothing.
-        out = torch.zeros(q.shape, dtype=v.dtype)
-        for bucket in buckets:
+        ctx.pack, ctx.scale = pack, scale
+        rectangles: list[torch.Tensor] = []
+        for bucket in pack.buckets:
             queries, keys, values = (_rectangle(each, bucket, k.shape[1]) for each in (q, k, v))
             found = torch.empty_like(queries, dtype=v.dtype)
             for block, seen in _blocks(bucket.length):
@@ -58,20 +57,21 @@ class BlockAttention(torch.autograd.Function):
                 found[:, :, block] = torch.bmm(weights, values[:, 0, :seen]).unflatten(
                     1, (queries.shape[1], -1)
                 )
-            _put_back(out, found, bucket)
-        return out
+            rectangles.append(found)
+        return _put_back(rectangles, pack, q.new_empty(q.shape, dtype=v.dtype))
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
-        grads = [torch.zeros(each.shape, dtype=each.dtype) for each in (q, k, v)]
-        for bucket in ctx.buckets:
-            queries, keys, values, gradient = (
-                _rectangle(each, bucket, k.shape[1]) for each in (q, k, v, gradients[0])
-            )
-            parts = _bucket_gradients(queries, keys, values, gradient, ctx.scale)
-            for whole, part in zip(grads, parts, strict=True):
-                _put_back(whole, part, bucket)
+        parts: list[tuple[torch.Tensor, ...]] = []
+        for bucket in ctx.pack.buckets:
+            queries, keys, values = (_rectangle(each, bucket, k.shape[1]) for each in (q, k, v))
+            gradient = _rectangle(gradients[0], bucket, k.shape[1], empty=0.0)
+            parts.append(_bucket_gradients(queries, keys, values, gradient, ctx.scale))
+        grads = (
+            _put_back(rectangles, ctx.pack, torch.empty_like(each))
+            for rectangles, each in zip(zip(*parts, strict=True), (q, k, v), strict=True)
+        )
         return *grads, None, None
 
 
@@ -121,17 +121,28 @@ def _blocks(length: int) -> Iterator[tuple[slice, int]]:
         yield slice(start, seen), seen
 
 
-def _rectangle(x: torch.Tensor, bucket: Bucket, kv_heads: int) -> torch.Tensor:
-    """[T, heads, d] -> [documents * kv_heads, heads that share a key head, length, d]; empty places are 0."""
+def _rectangle(x: torch.Tensor, bucket: Bucket, kv_heads: int, *, empty: float | None = None) -> torch.Tensor:
+    """[T, heads, d] -> [documents * kv_heads, heads that share a key head, length, d].
+
+    No token sees an empty place, which is behind its document; it may hold anything but a gradient.
+    """
     heads, d = x.shape[1:]
-    laid = x.new_zeros(bucket.documents * bucket.length, heads, d)
-    laid[bucket.places] = x[bucket.rows]
+    laid = x.flatten(1).index_select(0, bucket.positions)
+    if empty is not None:
+        laid.index_fill_(0, bucket.empty, empty)
     split = laid.view(bucket.documents, bucket.length, kv_heads, heads // kv_heads, d)
     return split.permute(0, 2, 3, 1, 4).reshape(-1, heads // kv_heads, bucket.length, d)
 
 
-def _put_back(whole: torch.Tensor, rectangle: torch.Tensor, bucket: Bucket) -> None:
-    """The other way round, into the rows of the pack."""
-    _, group, length, d = rectangle.shape
-    split = rectangle.view(bucket.documents, -1, group, length, d).permute(0, 3, 1, 2, 4)
-    whole[bucket.rows] = split.reshape(bucket.documents * length, -1, d)[bucket.places].to(whole.dtype)
+def _put_back(rectangles: Sequence[torch.Tensor], pack: Pack, out: torch.Tensor) -> torch.Tensor:
+    """The other way round, into `out` [T, heads, d]; 0 at places of no document."""
+    tokens = len(pack.places)
+    laid = rectangles[0].new_empty(sum(len(bucket.positions) for bucket in pack.buckets), *out.shape[1:])
+    parts = laid.split([len(bucket.positions) for bucket in pack.buckets])
+    for bucket, rectangle, part in zip(pack.buckets, rectangles, parts, strict=True):
+        _, group, length, d = rectangle.shape
+        split = rectangle.view(bucket.documents, -1, group, length, d).permute(0, 3, 1, 2, 4)
+        part.view(split.shape).copy_(split)
+    out[tokens:] = 0
+    out[:tokens] = laid.flatten(1).index_select(0, pack.places).view(tokens, *out.shape[1:])
+    return out

@@ -101,15 +101,13 @@ class LinearGroup:
         dropped = None
         if run.adapter and run.dropout:
             dropped = F.dropout(torch.ones_like(x), run.dropout)
-        if self.fp32_outputs:
-            # On a CPU torch rounds what a bf16 product gives to bf16.
-            x, matrix, bias = x.float(), matrix.float(), None if bias is None else bias.float()
+        linear = _linear_in_fp32 if self.fp32_outputs else F.linear
         if run.adapter and dropped is None:
-            both = F.linear(x, matrix, bias)
+            both = linear(x, matrix, bias)
             y, h = both[:, :outputs], both[:, outputs:]
         else:
-            y = F.linear(x, matrix[:outputs], None if bias is None else bias[:outputs])
-            h = x.new_empty(len(x), 0) if dropped is None else (x * dropped) @ matrix[outputs:].T
+            y = linear(x, matrix[:outputs], None if bias is None else bias[:outputs])
+            h = x.new_empty(len(x), 0) if dropped is None else linear(x * dropped, matrix[outputs:], None)
         if run.adapter:
             for target in self.targets:
                 y[:, target.outputs].addmm_(h[:, target.inner], target.b.T.to(y.dtype), alpha=self.scale)
@@ -136,6 +134,21 @@ class LinearGroup:
             return upstream @ matrix
         self.a_gradient.add_(dh.T @ (x * dropped))
         return (upstream[:, :outputs] @ matrix[:outputs]).addcmul_(dh @ matrix[outputs:], dropped)
+
+
+def _linear_in_fp32(x: torch.Tensor, matrix: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """x [T, inputs] and matrix [outputs, inputs] in bf16 -> [T, outputs] in fp32, on a CPU.
+
+    torch has no product there of bf16 matrices with an fp32 result. oneDNN's is one of fp32 matrices that it
+    may round to bf16, which loses nothing where they come from bf16.
+    """
+    matmul = torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16"
+    try:
+        return F.linear(x.float(), matrix.float(), None if bias is None else bias.float())
+    finally:
+        matmul.fp32_precision = before
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,11 @@ class Bucket:
     documents: int
     length: int
     """Places of a row: at least the tokens of the longest document."""
-    rows: torch.Tensor
-    """Positions in the pack of all tokens of these documents."""
-    places: torch.Tensor
-    """Where in the rectangle those tokens are. What follows a document's end stays empty."""
+    positions: torch.Tensor
+    """[documents * length] position in the pack of every place's token. Places behind a document's end have
+    that of its last token."""
+    empty: torch.Tensor
+    """Those places."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Pack:
     """[P] those next tokens."""
     buckets: tuple[Bucket, ...]
     """All documents for attention on a CPU; none on a GPU, whose kernel takes `boundaries`."""
+    places: torch.Tensor
+    """[sum(lengths)] the place of every token where the rectangles of the buckets follow each other."""
 
     @property
     def longest(self) -> int:
@@ -63,6 +66,7 @@ def make_pack(samples: Sequence[Sample], device: torch.device) -> Pack:
     where = torch.cat([_trained(sample, start) for sample, start in zip(samples, starts, strict=False)])
     positions = torch.cat([torch.arange(length) for length in lengths])
     labels = ids[where + 1]
+    buckets = tuple(_buckets(lengths, starts)) if device.type == "cpu" else ()
     if device.type == "cpu":
         empty = torch.zeros(-len(ids) % CPU_ROUND_TOKENS, dtype=torch.int64)
         ids, positions = torch.cat([ids, empty]), torch.cat([positions, empty])
@@ -78,7 +82,8 @@ def make_pack(samples: Sequence[Sample], device: torch.device) -> Pack:
         boundaries=there(torch.tensor(starts, dtype=torch.int32)),
         where=there(where),
         labels=there(labels),
-        buckets=tuple(_buckets(lengths, starts)) if device.type == "cpu" else (),
+        buckets=buckets,
+        places=_places(buckets, starts[-1]),
     )
 
 
@@ -92,13 +97,25 @@ def _buckets(lengths: Sequence[int], starts: Sequence[int]) -> Iterator[Bucket]:
     longest_first = sorted(range(len(lengths)), key=lambda each: (-lengths[each], each))
     for length, group in groupby(longest_first, key=lambda each: _rounded(lengths[each])):
         documents = list(group)
-        inside = [torch.arange(lengths[each]) for each in documents]
+        ends = torch.tensor([lengths[each] for each in documents]).unsqueeze(1)
+        first = torch.tensor([starts[each] for each in documents]).unsqueeze(1)
+        inside = torch.arange(length).expand(len(documents), length)
         yield Bucket(
             documents=len(documents),
             length=length,
-            rows=torch.cat([starts[each] + tokens for each, tokens in zip(documents, inside, strict=True)]),
-            places=torch.cat([row * length + tokens for row, tokens in enumerate(inside)]),
+            positions=(first + inside.minimum(ends - 1)).flatten(),
+            empty=(inside >= ends).flatten().nonzero().flatten(),
         )
+
+
+def _places(buckets: Sequence[Bucket], tokens: int) -> torch.Tensor:
+    places = torch.empty(tokens if buckets else 0, dtype=torch.int64)
+    begin = 0
+    for bucket in buckets:
+        taken = torch.ones(len(bucket.positions), dtype=torch.bool).index_fill_(0, bucket.empty, 0)
+        places[bucket.positions[taken]] = begin + taken.nonzero().flatten()
+        begin += len(taken)
+    return places
 
 
 def _rounded(length: int) -> int:
