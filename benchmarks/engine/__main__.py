@@ -25,11 +25,11 @@ from benchmarks.engine import arithmetic, gate
 from benchmarks.engine.environment import home, python_of, versions
 from benchmarks.engine.export import Exported, export, export_lora
 from benchmarks.engine.turns import ROOT, Side, start
+from benchmarks.engine.whole import whole_run
 from benchmarks.engine.workload import CONTRACTS, Workload, contracts, full_packs
 from benchmarks.report import Line
 from workers.contract import TrainSpec
 from workers.training.base import open_base, shape_of
-from workers.training.estimate import estimate_run, this_machine
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl")
 STEP0_SAMPLES = 64
@@ -72,8 +72,8 @@ def main() -> None:
         "ratios": short["ratios"],
         "loss_gate": gate.verdict(checks, "full" if parsed.full else "quick") | step0,
         "peak_memory_bytes": short["peak_memory_bytes"],
-        "predicted": short["predicted"],
-        "measured": short["measured"],
+        "predicted": short["whole_run"]["predicted"],
+        "measured": short["whole_run"]["measured"],
         "contracts": short,
         "full_packs": long,
         "threads": bench.threads,
@@ -85,16 +85,20 @@ def main() -> None:
 def measure(bench: Bench, workload: Workload, rounds: int, turn: int) -> dict[str, Any]:
     """Speed of all sides on one workload, their losses and memory, and what the estimate had said."""
     exported = prepare(bench, workload)
-    expected = estimate_run(
-        workload.spec, base=bench.base, data=workload.data, eval_data=None, machine=this_machine()
+    whole = whole_run(
+        workload,
+        bench.base,
+        bench.folder / f"whole-{workload.name}",
+        bench.threads,
+        bench.logs / f"whole-{workload.name}.log",
     )
+    say(f"predicted and measured of a whole run: {json.dumps(whole)}")
     say(f"{workload.about}; {statistics.fmean(exported.step_tokens):.0f} tokens a step")
     with sides(bench, workload, exported, ("ours", *TRL)) as running:
         speeds = take_turns(running, exported.step_tokens, rounds, turn)
         for side in running:
             side.finish()
     medians = {name: round(statistics.median(found), 1) for name, found in speeds.items()}
-    ours = next(side for side in running if side.name == "ours")
     return {
         "about": workload.about,
         "real_tokens_per_second": medians,
@@ -105,12 +109,7 @@ def measure(bench: Bench, workload: Workload, rounds: int, turn: int) -> dict[st
         "arithmetic": arithmetic_limit(bench, workload.spec, exported, medians),
         "peak_memory_bytes": {side.name: side.facts["peak_resident_bytes"] for side in running},
         "losses": {side.name: side.facts["losses"] for side in running},
-        "predicted": {"memory_bytes": expected.memory_bytes, "training_seconds": expected.seconds},
-        "measured": {
-            "memory_bytes": ours.facts["peak_resident_bytes"],
-            # The turns of the other sides are no part of it; the first step stands for one like the others.
-            "training_seconds": round(sum(ours.seconds[1:]) * len(ours.seconds) / len(ours.seconds[1:]), 1),
-        },
+        "whole_run": whole,
         "peer": {name: running_facts(running, name) for name in TRL},
     }
 

@@ -31,7 +31,7 @@ TIME_SPREAD = 0.25
 ROUGH_SPREAD = 0.35
 """What is added to either side where the tokens were guessed from characters and not counted."""
 
-START_SECONDS: dict[Device, float] = {"cpu": 14.0, "cuda": 25.0}
+START_SECONDS: dict[Device, float] = {"cpu": 11.0, "cuda": 25.0}
 """Imports, and a GPU's context; then writing the adapter."""
 LOAD_BYTES_PER_SECOND: dict[Device, float] = {"cpu": 100e6, "cuda": 500e6}
 """bf16 bytes of weights digested, read, quantised and unpacked a second."""

@@ -59,7 +59,7 @@ GPU_UTILISATION = 0.35
 """Share of the peak that training reaches: ASSUMED, no GPU was at hand. Runs on a class correct it."""
 CPU_CORE_FLOPS = 55e9
 """bf16 floating-point operations a second and core."""
-SHARE_OF_PRODUCT = 0.7
+SHARE_OF_PRODUCT = 0.5
 """Of the speed of a bare product, what training reaches."""
 
 
