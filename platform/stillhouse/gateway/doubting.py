@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stillhouse.gateway.compact import compact
 from stillhouse.gateway.requests import Body, InferenceRequest
 from stillhouse.gateway.routing import Target
 from stillhouse.gateway.think import split_text
@@ -131,4 +132,4 @@ def _content(choice: Body) -> list[dict[str, Any]]:
 
 
 def _dumped(body: Body) -> bytes:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return compact(body).encode("utf-8", "surrogatepass")

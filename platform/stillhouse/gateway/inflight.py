@@ -11,6 +11,8 @@ import struct
 from pathlib import Path
 from typing import Self
 
+from stillhouse.gateway.compact import compact_ascii
+
 _SLOTS = 2048
 _SLOT_BYTES = 1024
 _HEAD = struct.Struct("<HIII")  # length of the record's line; prompt, completion and reasoning tokens so far
@@ -92,5 +94,5 @@ def read_inflight(path: Path) -> list[bytes]:
         except ValueError:
             continue
         row["prompt_tokens"], row["completion_tokens"], row["reasoning_tokens"] = counts
-        lines.append(json.dumps(row, separators=(",", ":")).encode())
+        lines.append(compact_ascii(row).encode())
     return lines

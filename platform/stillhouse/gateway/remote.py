@@ -1,6 +1,5 @@
 """Somebody else's models: an OpenAI-compatible service outside, asked with a key of the workspace's own."""
 
-import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,6 +8,7 @@ from typing import Any
 import aiohttp
 
 from stillhouse.core.sealing import CannotOpen, unseal
+from stillhouse.gateway.compact import compact
 from stillhouse.gateway.config import GatewayConfig
 from stillhouse.gateway.errors import ApiError
 from stillhouse.gateway.requests import InferenceRequest
@@ -91,7 +91,7 @@ class Remote:
         body["model"] = escalation.model
         if request.stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
-        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        return compact(body).encode()
 
     @asynccontextmanager
     async def answer(self, escalation: Escalation, body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:

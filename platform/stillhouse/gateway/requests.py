@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 
+from stillhouse.gateway.compact import compact
 from stillhouse.gateway.errors import invalid
 from stillhouse.gateway.grammars import check_grammar
 from stillhouse.gateway.messages import check_messages
@@ -64,7 +65,7 @@ class InferenceRequest:
             # Asked for in every chunk, so that a stream that is cut short is counted too.
             self.body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
         try:
-            return json.dumps(self.body | (changes or {}), ensure_ascii=False, separators=(",", ":")).encode()
+            return compact(self.body | (changes or {})).encode()
         except UnicodeEncodeError as error:
             raise invalid(
                 None,
@@ -103,7 +104,7 @@ def parse_request(endpoint: Endpoint, raw: bytes) -> InferenceRequest:
 def read_json(raw: bytes) -> Body:
     """The JSON object in `raw`; raises ApiError 400."""
     try:
-        body = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+        body = _decode(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise invalid(
             None, f"The body is not UTF-8: byte {error.start} cannot be read.", code="invalid_encoding"
@@ -124,6 +125,9 @@ def read_json(raw: bytes) -> Body:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise invalid(None, f"The body is not JSON: it has no value {name}.", code="invalid_json")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
 def take_flag(body: Body, name: str) -> bool:

@@ -1,7 +1,7 @@
 """From the name an app sent to what shall answer, and the replicas that can."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from random import random
 
@@ -82,19 +82,34 @@ def resolve(snapshot: Snapshot, caller: Caller, name: str, user: str = "") -> Ta
         return _target(found)
     version = _answering(found, name, f"{caller.id}:{user}" if user else caller.id)
     _check_loaded(version, caller, name)
-    target = _target(version, name)
-    return replace(
-        target,
+    return _target(
+        version,
+        name,
         shadow=_shadow(found.shadow, name),
         escalation=_escalation(found, caller),
         keep_days=found.keep_days if caller.models is None else 0,
     )
 
 
-def _target(version: Version, alias: str = "") -> Target:
-    think, calibration = version.base.think, version.calibration
+def _target(
+    version: Version,
+    alias: str = "",
+    *,
+    shadow: Target | None = None,
+    escalation: Escalation | None = None,
+    keep_days: int = 0,
+) -> Target:
     return Target(
-        version.name, think, version.replicas, version.id, calibration, alias, reasons=version.reasons
+        name=version.name,
+        think=version.base.think,
+        replicas=version.replicas,
+        version=version.id,
+        calibration=version.calibration,
+        alias=alias,
+        shadow=shadow,
+        escalation=escalation,
+        keep_days=keep_days,
+        reasons=version.reasons,
     )
 
 
