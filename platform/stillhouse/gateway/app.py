@@ -42,6 +42,7 @@ from stillhouse.gateway.response_output import StreamedResponse, WholeResponse
 from stillhouse.gateway.routing import Cold, Target, list_models, not_found, resolve
 from stillhouse.gateway.shadow import Shadows
 from stillhouse.gateway.snapshot import Snapshot
+from stillhouse.gateway.sparing import Sparing
 from stillhouse.gateway.thinking import for_engine
 from stillhouse.gateway.tracing import Tracing
 from stillhouse.gateway.upstream import Upstream
@@ -82,6 +83,7 @@ class Gateway:
         self._budgets = Budgets(config)
         self._hybrid = Hybrid(self._upstream, self._remote, self.ledger, self._budgets, self._book)
         self._metrics = Metrics(self.link, self.ledger, self.shadows, self.cold)
+        self._refusals = Sparing(logger)
 
     @classmethod
     def from_settings(cls) -> Self:
@@ -139,12 +141,17 @@ class Gateway:
 
     async def let_by(self, scope: Scope, receive: Receive, send: Send, application: Application) -> None:
         """Have `application` answer an app's request that asks no model: it counts against its key's requests
-        a minute like any other, and asks for no tokens."""
+        a minute like any other, and asks for no tokens. One that is refused is in metrics and log."""
         call = Call(scope, receive, send)
         try:
             caller = await self._caller(scope)
+            call.record.caller, call.record.workspace_id = caller.id, caller.workspace_id
             told = self._limits.admit(caller.key, uses_tokens=False) if caller.key else []
         except ApiError as error:
+            record = call.record
+            record.status, record.code, record.total_ms = error.status, error.code, record.elapsed_ms()
+            self._metrics.refused(error.code)
+            self._refusals.info(_line(call))
             await call.send_error(error)
             return
 
@@ -166,7 +173,7 @@ class Gateway:
         if call.path != _METRICS:
             self._metrics.count(_endpoint_of(call.path), record)
         if logger.isEnabledFor(logging.INFO):
-            logger.info("%s", json.dumps({"path": call.path[:100], **record.log_fields()}))
+            logger.info("%s", _line(call))
 
     def _book(self, call: Call) -> None:
         """Into the ledger, before the app has the last byte: what it got whole is there, whatever happens."""
@@ -321,6 +328,11 @@ class Gateway:
         call.record.status = 200
         self._book(call)
         await call.send({"type": "http.response.body", "body": last})
+
+
+def _line(call: Call) -> str:
+    """Of the log, without anything of what was asked or said."""
+    return json.dumps({"path": call.path[:100], **call.record.log_fields()})
 
 
 def _is_models(path: str) -> bool:

@@ -1,5 +1,5 @@
 """What an operator watches, in Prometheus's format. No label has a value that an app or a person makes up:
-endpoint, status, kind of token and reason are all there is."""
+endpoint, status, kind of token, reason and our own codes of errors are all there is."""
 
 from collections.abc import Callable
 from time import monotonic
@@ -54,6 +54,13 @@ class Metrics:
             ["reason"],
             registry=self._registry,
         )
+        self._refusals = Counter(
+            "stillhouse_gateway_refusals",
+            "Requests that ended in an error, by its code; files and fine-tuning jobs only where the gateway "
+            "did not let them by.",
+            ["code"],
+            registry=self._registry,
+        )
         self.in_flight = Gauge(
             "stillhouse_gateway_in_flight", "Requests being answered.", registry=self._registry
         )
@@ -86,6 +93,8 @@ class Metrics:
         self._seconds.labels(endpoint).observe(record.total_ms / 1000)
         if record.first_token_ms is not None:
             self._first_token.observe(record.first_token_ms / 1000)
+        if record.code:
+            self.refused(record.code)
         if record.escalation:
             self._escalations.labels(record.escalation).inc()
         for kind, number in (
@@ -95,6 +104,10 @@ class Metrics:
         ):
             if number:
                 self._tokens.labels(kind).inc(number)
+
+    def refused(self, code: str) -> None:
+        """A request ended in this error, one of ours."""
+        self._refusals.labels(code).inc()
 
     def text(self) -> bytes:
         return generate_latest(self._registry)
