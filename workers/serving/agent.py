@@ -6,52 +6,27 @@ Nothing it meets ends it.
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from workers.contract import (
-    HeldVersion,
-    PoolReport,
-    PoolWait,
-    PoolWanted,
-    Sha256,
-    WantedVersion,
-)
-from workers.contract.weights import BaseFolderError
-from workers.serving.engine import Engine, EngineError, EngineView
-from workers.serving.files import (
-    DIGEST,
-    AdapterCache,
-    DiskFull,
-    VersionRefused,
-    base_digest,
-    check_name,
-)
-from workers.serving.loading import Base, Loader
+from workers.contract import HeldVersion, PoolReport, PoolWait, PoolWanted, Sha256, WantedVersion
+from workers.serving.engine import Engine, EngineView
+from workers.serving.files import DIGEST, AdapterCache, VersionRefused, check_name
 from workers.serving.plan import (
-    FIRST_PAUSE,
-    MOST_LOADS,
     UNLOAD_AFTER_SECONDS,
     Action,
-    Fetch,
-    Forget,
     LearnBase,
     Load,
-    ProveNext,
-    Record,
     Situation,
-    Unload,
     held_now,
     is_ready,
     next_action,
-    pause_after,
 )
-from workers.serving.proof import NotProven
 from workers.serving.settings import AgentSettings
+from workers.serving.work import Stopped, Work
 from workers.wire.api import PlatformAPI, Refused, Unreachable, growing_pauses
-from workers.wire.transfer import TransferError
 
 log = logging.getLogger(__name__)
 
@@ -62,16 +37,6 @@ AWAY_POLL = 0.05
 """Between looks at an engine that does not answer: apps wait for it."""
 WAIT_SECONDS = 3.0
 """Of one call at the platform's doorbell. A web process that is being stopped waits for it to end."""
-EXPECTED = (EngineError, NotProven, VersionRefused, DiskFull, TransferError)
-"""Failures whose text is a sentence for people."""
-
-
-Step = Callable[[EngineView, Base | None, Record, Sha256], Record]
-"""Of a version: its record before, and after."""
-
-
-class Stopped(Exception):
-    """The agent is being stopped; a download need not be finished."""
 
 
 class Agent:
@@ -82,13 +47,10 @@ class Agent:
         self._platform = PlatformAPI(settings.url, settings.token)
         self._engine = Engine(settings.engine_url)
         self._cache = AdapterCache(settings.adapters_dir)
-        self._records: dict[Sha256, Record] = {}
         self._unwanted_since: dict[str, float] = {}
         self._unused_since: dict[Sha256, float] = {}
         self._refused: list[HeldVersion] = []
-        self._loader = Loader(self._engine, self._cache, max_rank=settings.max_rank)
         self._wanted: list[WantedVersion] | None = None
-        self._base: Base | None = None
         self._poll_seconds = POLL_SECONDS
         self._view = EngineView(healthy=False)
         self._reported = ""
@@ -96,12 +58,12 @@ class Agent:
         self._idle_since: float | None = None
         self._busy: Future[None] | None = None
         self._last_trouble = ""
-        self._base_trouble = ""
         self._leaving = False
         self._told_leaving = threading.Event()
         self._stopping = threading.Event()
         self._wake = threading.Event()
         """There is a reason to look now."""
+        self._work = Work(settings, self._engine, self._cache, wake=self._wake, stopping=self._stopping)
 
     def stop(self) -> None:
         """End `run` soon. What the engine holds stays: the next agent adopts it."""
@@ -118,7 +80,8 @@ class Agent:
         if self._wanted is None:
             return "the platform has not been heard yet"
         required = [version for version in self._wanted if version.required]
-        missing = [v.name for v in required if not is_ready(v.name, self._records.get(v.digest), self._view)]
+        records, view = self._work.records, self._view
+        missing = [one.name for one in required if not is_ready(one.name, records.get(one.digest), view)]
         return f"{len(missing)} of {len(required)} published versions are not ready" if missing else ""
 
     def drain(self, seconds: float) -> bool:
@@ -152,9 +115,10 @@ class Agent:
         if self._busy is not None and not self._busy.done():
             return
         action = self._next()
-        self._busy = pool.submit(self._guarded, partial(self._perform, action)) if action else None
-        if self._busy is not None:
-            self._busy.add_done_callback(lambda _: self._wake.set())  # worth reporting at once
+        if action is None:
+            return
+        self._busy = pool.submit(self._guarded, partial(self._work.perform, action, self._view))
+        self._busy.add_done_callback(lambda _: self._wake.set())  # worth reporting at once
 
     def _rest(self) -> None:
         """Until the next look is due: when something wakes, in time, or when the engine is back."""
@@ -202,9 +166,9 @@ class Agent:
         self._view = self._engine.look()
         if not self._view.healthy:
             return
-        self._learn_base(self._view.base)
+        self._work.perform(LearnBase(self._view.base), self._view)
         if registered := self._registered():
-            self._perform(Load(list(registered.items())))
+            self._work.perform(Load(list(registered.items())), self._view)
 
     def _look(self) -> None:
         self._view = self._engine.look()
@@ -221,10 +185,10 @@ class Agent:
             healthy=self._view.healthy,
             engine=self._view.version,
             base=self._view.base,
-            base_digest=self._known_base(),
+            base_digest=self._work.digest_of(self._view.base),
             capacity=self._settings.capacity,
             leaving=leaving,
-            trouble=(self._base_trouble or self._last_trouble)[:300],
+            trouble=(self._work.base_trouble or self._last_trouble)[:300],
             held=held,
         )
         path = f"/worker/v1/pools/{self._settings.pool}/sync"
@@ -264,11 +228,11 @@ class Agent:
             engine=self._view,
             wanted=self._wanted or [],
             cached=self._cache.held(),
-            records=dict(self._records),
+            records=dict(self._work.records),
             unwanted_since=dict(self._unwanted_since),
             unused_since=dict(self._unused_since),
             disk_crowded=self._cache.is_crowded(),
-            base_known=self._known_base() is not None,
+            base_known=self._work.digest_of(self._view.base) is not None,
             now=time.monotonic(),
             idle_since=self._idle_since,
         )
@@ -281,9 +245,6 @@ class Agent:
             if DIGEST.fullmatch(digest) and Path(root) == self._cache.path(digest):
                 found[name] = digest
         return found
-
-    def _known_base(self) -> Sha256 | None:
-        return self._base[1] if self._base and self._base[0] == self._view.base else None
 
     def _note_unused(self) -> None:
         in_use = {version.digest for version in self._wanted or []} | set(self._registered().values())
@@ -303,105 +264,3 @@ class Agent:
         elif self._last_trouble and not trouble:
             log.info("the platform answers again")
         self._last_trouble = trouble
-
-    # What the worker thread does: one action at a time.
-
-    def _perform(self, action: Action) -> None:
-        log.log(logging.DEBUG if isinstance(action, ProveNext) else logging.INFO, "%s", _in_words(action))
-        match action:
-            case Unload(name):
-                self._engine.unload(name)
-            case LearnBase(base):
-                self._learn_base(base)
-            case Fetch(version):
-                self._recorded(version.name, version.digest, lambda: self._fetch(version))
-                can_load = self._view.healthy and self._known_base() is not None
-                if can_load and self._records[version.digest].state != "failed":
-                    self._load_all([(version.name, version.digest)])  # at once: an app may be waiting
-            case Load(versions):
-                self._load_all(versions)
-            case ProveNext(name, digest):
-                self._recorded(name, digest, lambda: self._prove_next(digest))
-            case Forget(digest):
-                self._cache.delete(digest)
-                self._records.pop(digest, None)
-
-    def _learn_base(self, base: str) -> None:
-        """Without the base's digest nothing is loaded, and the platform hears why."""
-        memory = self._settings.adapters_dir / "base-digest.json"
-        try:
-            self._base = (base, base_digest(self._settings.bases_dir, base, memory))
-            self._base_trouble = ""
-        except (VersionRefused, BaseFolderError, OSError) as error:
-            self._base_trouble = f"The weights of the engine's base cannot be read: {error}"
-            log.error("%s", self._base_trouble)
-            self._stopping.wait(FIRST_PAUSE)
-
-    def _recorded(self, name: str, digest: Sha256, work: Callable[[], Record]) -> None:
-        """Do the work and keep what came of it; a failure waits longer each time before the next try."""
-        before = self._records.get(digest, Record(name))
-        try:
-            self._records[digest] = work()
-        except Stopped:
-            raise
-        except Exception as error:
-            if isinstance(error, EXPECTED):
-                log.error("%s: %s", name, error)
-                sentence = str(error)
-            else:
-                log.exception("%s: failed", name)
-                sentence = f"The agent failed ({type(error).__name__}); its log has the details."
-            failures = before.failures + 1
-            self._records[digest] = Record(
-                name,
-                state="failed",
-                error=sentence,
-                incarnation=self._view.incarnation,
-                failures=failures,
-                not_before=time.monotonic() + pause_after(failures),
-            )
-
-    def _fetch(self, version: WantedVersion) -> Record:
-        self._cache.fetch(version, max_rank=self._settings.max_rank, check=self._check_stopped)
-        return Record(version.name)
-
-    def _load_all(self, versions: Sequence[tuple[str, Sha256]]) -> None:
-        """At a time, and proven once all are registered: the engine then does it in one batch, which a load
-        would have to wait for. Each is reported as soon as it is ready."""
-        view = self._engine.look()
-
-        def step(take: Step, name: str, digest: Sha256) -> None:
-            before = self._records.get(digest, Record(name))
-            self._recorded(name, digest, lambda: take(view, self._base, before, digest))
-
-        def prove(name: str, digest: Sha256) -> None:
-            if self._records[digest].state != "failed":
-                step(self._loader.prove, name, digest)
-                self._wake.set()
-
-        with ThreadPoolExecutor(MOST_LOADS, thread_name_prefix="agent-load") as pool:
-            list(pool.map(lambda version: step(self._loader.register, *version), versions))
-            list(pool.map(lambda version: prove(*version), versions))
-
-    def _prove_next(self, digest: Sha256) -> Record:
-        return self._loader.prove_next(self._engine.look(), self._base, self._records[digest], digest)
-
-    def _check_stopped(self) -> None:
-        if self._stopping.is_set():
-            raise Stopped
-
-
-def _in_words(action: Action) -> str:
-    match action:
-        case Unload(name):
-            return f"unloading {name}"
-        case LearnBase(base):
-            return f"reading the digest of base {base}"
-        case Fetch(version):
-            return f"fetching {version.name}"
-        case Load(versions):
-            return f"loading and proving {', '.join(name for name, _ in versions)}"
-        case ProveNext(name, _):
-            return f"proving more of {name}"
-        case Forget(digest):
-            return f"deleting the files of {digest[:12]}"
