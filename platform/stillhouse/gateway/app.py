@@ -4,6 +4,7 @@
 `GET /v1/models` (and `/v1/models/<name>`).
 """
 
+import asyncio
 import json
 import logging
 from typing import Self
@@ -169,6 +170,12 @@ class Gateway:
             if record.served:
                 self._book(call)
         call.end_span()
+        # The loop writes what was sent at the end of its turn: the app need not wait for what only we read.
+        asyncio.get_running_loop().call_soon(self._tell, call)
+
+    def _tell(self, call: Call) -> None:
+        """Metrics and log."""
+        record = call.record
         self._metrics.in_flight.dec()
         if call.path != _METRICS:
             self._metrics.count(_endpoint_of(call.path), record)
