@@ -1,9 +1,11 @@
 """Files by presigned URL: download while hashing, resumed when the line breaks; upload straight from disk."""
 
 import contextlib
+import functools
 import hashlib
 import logging
 import os
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,7 +45,13 @@ def never() -> None:
 
 def make_client() -> httpx.Client:
     """A client for presigned URLs. No credentials and no redirects: the signature is for one address."""
-    return httpx.Client(timeout=TIMEOUT, follow_redirects=False)
+    return httpx.Client(timeout=TIMEOUT, follow_redirects=False, verify=_authorities())
+
+
+@functools.cache
+def _authorities() -> ssl.SSLContext:
+    """Read once: that takes longer than fetching a small adapter."""
+    return httpx.create_ssl_context()
 
 
 def sha256_of(path: Path) -> Sha256:
