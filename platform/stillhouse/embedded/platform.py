@@ -106,6 +106,9 @@ def vllm(home: Home) -> Program:
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            # vLLM would still compile, at the first log-probabilities of each new shape, what counts ranks:
+            # the first proofs after a start, which every version waits for.
+            "TORCH_COMPILE_DISABLE": "1",
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
