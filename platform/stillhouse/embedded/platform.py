@@ -109,6 +109,9 @@ def vllm(home: Home) -> Program:
             # vLLM would still compile, at the first log-probabilities of each new shape, what counts ranks:
             # the first proofs after a start, which every version waits for.
             "TORCH_COMPILE_DISABLE": "1",
+            # A thread that is done sleeps until the others are: the cores are the whole platform's, and one
+            # that spins keeps them from the very thread it waits for.
+            "OMP_WAIT_POLICY": "passive",
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
