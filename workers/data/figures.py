@@ -92,8 +92,8 @@ class Found:
     shared: list[Shared] = field(default_factory=list)
     """For every file to compare with."""
     sides: Sides = field(default_factory=Sides)
-    table: pa.Buffer | None = None
-    """The good rows under the normalised layout, as one Arrow message."""
+    table: pa.RecordBatch | None = None
+    """The good rows under the normalised layout."""
 
 
 def find(
@@ -170,10 +170,7 @@ def _figures(good: list[CheckedLine], found: Found, spec: ValidateSpec, *, sampl
     if spec.near_duplicates:
         found.signatures = signatures([said(row) for row in rows])
     if table:
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-        found.table = sink.getvalue()
+        found.table = batch
 
 
 def _lengths(batch: pa.RecordBatch, rows: Sequence[list[ChatMessage]], found: Found, samples: int) -> None:
@@ -184,7 +181,8 @@ def _lengths(batch: pa.RecordBatch, rows: Sequence[list[ChatMessage]], found: Fo
     answers = pc.equal(role, "assistant").to_numpy(zero_copy_only=False)
     length = pc.utf8_length(content).to_numpy()
     thinking = pc.utf8_length(thought).fill_null(0).to_numpy()
-    last, first = content.take(pa.array(end - 1)), content.take(pa.array(begin))
+    plain = pc.binary_length(content).to_numpy() == length
+    last = content.take(pa.array(end - 1))
     sizes = np.add.reduceat(length + thinking, begin)
     reasoning = thinking[end - 1]
     found.turns += int(answers.sum())
@@ -196,7 +194,7 @@ def _lengths(batch: pa.RecordBatch, rows: Sequence[list[ChatMessage]], found: Fo
         found.lengths[kind] += np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
     spaced = pc.utf8_is_space(pc.utf8_slice_codeunits(last, 0, 1))
     found.leading_space += pc.sum(spaced).as_py() or 0
-    ascii_only = pc.and_(pc.string_is_ascii(last), pc.string_is_ascii(first)).to_numpy(zero_copy_only=False)
+    ascii_only = plain[begin] & plain[end - 1]  # a byte a character
     found.scripts["Latin"] += int(ascii_only.sum())
     found.scripts.update(_script(rows[index]) for index in np.flatnonzero(~ascii_only).tolist())
     found.scripts = +found.scripts
@@ -264,7 +262,11 @@ def _watched_texts(
     """Look closely at the few texts in which one pass of RE2 over all of them saw anything to look at."""
     messages: Any = batch.column(2).flatten()
     texts = [messages.field(1), messages.field(2), messages.field(3)]
-    flagged = [pc.match_substring_regex(text, _WATCHED).fill_null(False) for text in texts]
+    flagged = [
+        pc.match_substring_regex(text, _WATCHED).fill_null(False)
+        for text in texts
+        if text.null_count < len(text)  # each look builds its machine anew
+    ]
     at = np.flatnonzero(reduce(pc.or_, flagged).to_numpy(zero_copy_only=False))
     if not len(at):
         return

@@ -42,9 +42,12 @@ CHILD_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
     "MIMALLOC_ARENA_RESERVE": "16384",
 }
-"""The same hashes in every process and every check; no address space set aside for what is never used."""
+"""The same hashes in every process and every check; no address space set aside for what is never used; memory
+of one batch is kept for the next, as the kernel takes its time to clear what it gives."""
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -36,11 +36,13 @@ class LineBlock:
     """The file inside an archive."""
     skipped: int = 0
     """Bytes of the one line that was not held."""
+    rows: int = 1
+    """Lines, blank ones included."""
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[object, ...]:
         """Its bytes on their own, which other processes then share (see `workers.data.spread`)."""
         data = PickleBuffer(self.data) if int(protocol) >= 5 else self.data
-        return LineBlock, (self.number, data, self.source, self.skipped)
+        return LineBlock, (self.number, data, self.source, self.skipped, self.rows)
 
     def lines(self, max_bytes: int) -> Iterator[Line]:
         """The lines. A carriage return before the line feed belongs to the line end.
@@ -73,9 +75,9 @@ def read_blocks(
             data, first = data.removeprefix(BYTE_ORDER_MARK), False
         end = data.rfind(b"\n") + 1
         if end:
-            block = LineBlock(number, b"".join((rest, memoryview(data)[:end])), source)
-            yield block
-            number += block.data.count(b"\n")
+            lines = data.count(b"\n")
+            yield LineBlock(number, b"".join((rest, memoryview(data)[:end])), source, rows=lines)
+            number += lines
             rest = data[end:]
         elif len(rest) + len(data) > max_bytes + 1:
             size, ahead = _skip_line(file, len(rest) + len(data))

@@ -12,10 +12,16 @@ from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
 PR_SET_PDEATHSIG = 1
+MAX_HELPERS = 4
 AREA_BYTES = 8 << 20
 """Memory that two processes share: what does not fit goes through a pipe, which takes longer."""
 Work = TypeVar("Work")
 Result = TypeVar("Result")
+
+
+def usual_helpers() -> int:
+    """One more than there are cores: a helper that waits for its turn leaves its core to another."""
+    return min(MAX_HELPERS, len(os.sched_getaffinity(0)) + 1)
 
 
 def spread(work: Callable[[Work], Result], batches: Iterator[Work], processes: int) -> Iterator[Result]:

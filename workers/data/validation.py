@@ -1,14 +1,12 @@
 """The check of a whole dataset file: one pass, streaming; a report, and the good rows normalised."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from workers.contract import Problem, Reading, ValidateSpec, ValidationReport
@@ -23,12 +21,11 @@ from workers.data.overlap import OverlapTally, Sides, index_of
 from workers.data.readers import Limits, Source, Unreadable, open_source
 from workers.data.readers.opening import open_lines
 from workers.data.shapes import recognise
-from workers.data.spread import spread
+from workers.data.spread import spread, usual_helpers
 
 PROGRESS_SECONDS = 0.5
 LARGE_FILE = 16 * 1024**2
 """From this size on the work is spread over processes."""
-MAX_PROCESSES = 4
 MAX_IGNORED = 100
 Numbers = NDArray[np.int64]
 PREVIEW_ROWS, PREVIEW_CELLS, PREVIEW_CHARACTERS = 5, 100, 300
@@ -98,8 +95,7 @@ class _Tally:
         if found.signatures is not None:
             self.near.add(found.signatures)
         if self.writer is not None and found.table is not None:
-            for batch in pa.ipc.open_stream(found.table):
-                self.writer.write(batch)
+            self.writer.write(found.table)
 
     def _forget(self, code: str) -> None:
         self.total.errors = [problem for problem in self.total.errors if problem.code != code]
@@ -196,7 +192,7 @@ def validate(
     """Check every row of `path` in one pass. `on_progress` is told the rows read, about twice a second.
 
     The good rows are written to `rows_file` in the normalised layout; the file is there even when there are
-    none. `processes`: how many share the work; 0 means as many as there are cores, for a large file.
+    none. `processes`: how many share the work; 0 means as many as this machine has use for.
     `others`: the files that `spec.others` speaks of.
     Raises OSError when the file cannot be read; everything that is wrong inside it is in the report.
     """
@@ -207,7 +203,7 @@ def validate(
     try:
         source = _open(path, spec)
         reading = _read_like(source, spec)
-        processes = processes or (_cores() if path.stat().st_size >= LARGE_FILE else 1)
+        processes = processes or (usual_helpers() if path.stat().st_size >= LARGE_FILE else 1)
         work = partial(
             find,
             spec=spec,
@@ -258,10 +254,6 @@ def _pass(results: Iterator[Found], tally: _Tally, on_progress: Progress | None)
 def _open(path: Path, spec: ValidateSpec) -> Source:
     limits = _limits(spec)
     return open_source(path, limits) if spec.format == "auto" else open_lines(path, limits)
-
-
-def _cores() -> int:
-    return min(MAX_PROCESSES, len(os.sched_getaffinity(0)))
 
 
 def _read_like(source: Source, spec: ValidateSpec) -> Reading:

@@ -1,6 +1,5 @@
 """Counting the tokens of a dataset with one base, before any run: the same rendering, nothing trained."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
@@ -9,7 +8,7 @@ from pathlib import Path
 from workers.contract.weights import digest_base, template_sha256
 from workers.contract.workload import CountSpec, TokenCounts, count_tokens
 from workers.data import BadRow, Row, read_rows
-from workers.data.spread import spread
+from workers.data.spread import spread, usual_helpers
 from workers.training.errors import TrainingError
 from workers.training.render import Renderer
 from workers.training.tokenizer import load_tokenizer
@@ -17,7 +16,6 @@ from workers.training.tokenizer import load_tokenizer
 ROWS_AT_ONCE = 200
 LARGE_FILE = 1024**2
 """From this size on the work is spread over processes."""
-MAX_PROCESSES = 4
 
 
 def count(
@@ -54,8 +52,7 @@ def count(
         return [(len(sample), sample.trained_tokens) for sample in renderer.samples(found, first)]
 
     large = data.stat().st_size >= LARGE_FILE
-    # One more than there are cores: a process that waits for its template leaves its core to another.
-    processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0)) + 1) if large else 1
+    processes = usual_helpers() if large else 1
     try:
         lengths = list(chain.from_iterable(spread(lengths_of, batches(), processes)))
     except BadRow as error:

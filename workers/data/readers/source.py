@@ -71,7 +71,7 @@ def at_most(batches: Iterator[Batch], rows: int) -> Iterator[Batch]:
     """The batches up to so many rows or lines; raises Unreadable `too_many_rows` when there are more."""
     read = 0
     for batch in batches:
-        read += max(1, batch.data.count(b"\n")) if isinstance(batch, LineBlock) else len(batch)
+        read += batch.rows if isinstance(batch, LineBlock) else len(batch)
         if read > rows:
             raise too_many_rows(rows)
         yield batch
