@@ -95,6 +95,7 @@ ERASURE_GRACE = timedelta(days=float(env("ERASURE_GRACE_DAYS", "7")))  # from a 
 
 KEEPER_CHORES = [  # of apps that `jobs` may not import: what, how often in seconds, the function
     ("erasures ended", 10, "stillhouse.erasure.forgetting.settle_erasures"),
+    ("objects that nothing names removed", 600, "stillhouse.erasure.unnamed.remove_unnamed"),
     ("kept prompts and answers removed", 60, "stillhouse.usage.kept.forget_expired"),
     ("notices made", 5, "stillhouse.notifications.notices.collect_notices"),
     ("notices delivered", 2, "stillhouse.notifications.delivering.deliver_in_background"),

@@ -1,10 +1,12 @@
 """What a fault may have left behind: checkpoints that nobody may go on from, results that nobody names."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 from stillhouse.adapters.models import AdapterVersion
 from stillhouse.core import blobs
 from stillhouse.datasets.models import DatasetVersion
+from stillhouse.erasure.unnamed import remove_unnamed
 from stillhouse.evaluations.models import EvaluationResult
 from stillhouse.jobs.checkpoints import PREFIX, object_key, remove_dropped_checkpoints, remove_orphans
 from stillhouse.jobs.models import Checkpoint
@@ -21,6 +23,7 @@ def check_objects(before: set[str]) -> None:
     """Every object belongs to something, once the keeper has tidied up. `before`: what other tests left."""
     remove_dropped_checkpoints()
     remove_orphans(older_than_seconds=-60)
+    remove_unnamed(older_than=timedelta(seconds=-60))
     known = {
         object_key(row.job_id, row.attempt, row.step, file["name"])
         for row in Checkpoint.objects.all()

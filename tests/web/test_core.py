@@ -11,6 +11,7 @@ from stillhouse.catalog.models import BaseModel
 from stillhouse.core import blobs
 from stillhouse.core.errors import UserError
 from stillhouse.core.ids import new_id
+from stillhouse.core.pending import Holder
 from stillhouse.core.secrets import derived_key, digest, same
 from stillhouse.core.text import clean_name, storable, storable_json
 from tests.world import put, sha256
@@ -58,16 +59,18 @@ def test_a_blob_is_kept_once_and_read_back() -> None:
     assert not blobs.exists("0" * 64)
 
 
+@pytest.mark.django_db
 def test_what_was_uploaded_is_kept_under_its_own_digest_only() -> None:
+    holder = Holder("up_1", "ws_1")
     put(blobs.put_url("staging/test/x"), b"bytes")
     with pytest.raises(UserError) as caught:
-        blobs.keep("staging/test/x", expected_sha256="0" * 64)
+        blobs.keep("staging/test/x", holder=holder, expected_sha256="0" * 64)
     assert caught.value.code == "digest_mismatch" and blobs.staged_size("staging/test/x") == 5
-    blob = blobs.keep("staging/test/x", expected_sha256=sha256(b"bytes"))
+    blob = blobs.keep("staging/test/x", holder=holder, expected_sha256=sha256(b"bytes"))
     assert blobs.staged_size("staging/test/x") is None
-    assert blobs.keep("staging/test/x", expected_sha256=blob.sha256) == blob
+    assert blobs.keep("staging/test/x", holder=holder, expected_sha256=blob.sha256) == blob
     with pytest.raises(UserError) as caught:
-        blobs.keep("staging/test/x")
+        blobs.keep("staging/test/x", holder=holder, expected_sha256=sha256(b"other bytes"))
     assert caught.value.code == "upload_missing"
 
 

@@ -1,7 +1,8 @@
 """Bytes in object storage, addressed by their sha256 and never overwritten. Erasure alone removes them.
 
 Everything that workers or browsers send lands under `staging/`; `keep` hashes it on this side, copies it to
-its content address and removes the staging object. Only content addresses are ever recorded in the database.
+its content address and removes the staging object. Only content addresses are ever recorded in the database,
+and what is on its way there is a PendingObject of its holder.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from minio.datatypes import Part
 from minio.error import S3Error
 
 from stillhouse.core.errors import UserError
+from stillhouse.core.pending import Holder
 
 STAGING = "staging/"
 CHUNK = 1024 * 1024
@@ -141,14 +143,14 @@ def put(data: bytes) -> Blob:
     return blob
 
 
-def keep(staging_key: str, *, expected_sha256: str | None = None) -> Blob:
+def keep(staging_key: str, *, holder: Holder, expected_sha256: str) -> Blob:
     """`adopt` a staging object, then remove it: for uploads whose digest is known beforehand."""
-    blob = adopt(staging_key, expected_sha256=expected_sha256)
+    blob = adopt(staging_key, holder=holder, expected_sha256=expected_sha256)
     discard(staging_key)
     return blob
 
 
-def adopt(staging_key: str, *, expected_sha256: str | None = None) -> Blob:
+def adopt(staging_key: str, *, holder: Holder, expected_sha256: str | None = None) -> Blob:
     """Hash a staging object and copy it to its content address; UserError when the digest is not as expected.
 
     Safe to call again after a failure half-way: a second copy writes the same bytes, and when the staging
@@ -159,7 +161,7 @@ def adopt(staging_key: str, *, expected_sha256: str | None = None) -> Blob:
     except S3Error as error:
         if error.code not in _MISSING:
             raise
-        if expected_sha256 and exists(expected_sha256):
+        if expected_sha256 and _is_there(expected_sha256, holder):
             stat = store().stat_object(settings.S3_BUCKET, blob_key(expected_sha256))
             return Blob(expected_sha256, stat.size or 0)
         raise UserError(
@@ -172,15 +174,20 @@ def adopt(staging_key: str, *, expected_sha256: str | None = None) -> Blob:
             place=staging_key.rsplit("/", 1)[-1],
             next_step="Upload the file again.",
         )
-    if not exists(blob.sha256):
-        _copy(staging_key, blob)
+    place(staging_key, blob, holder=holder)
     return blob
 
 
-def place(staging_key: str, blob: Blob) -> None:
-    """Copy a staging object, hashed elsewhere, to its content address; it stays for the keeper to sweep."""
-    if not exists(blob.sha256):
+def place(staging_key: str, blob: Blob, *, holder: Holder) -> None:
+    """Copy a staging object of a known digest to its content address; it stays for the keeper to sweep."""
+    if not _is_there(blob.sha256, holder):
         _copy(staging_key, blob)
+
+
+def _is_there(sha256: str, holder: Holder) -> bool:
+    """Whether the object is there; either way it now counts as brought by the holder as well."""
+    holder.expects(sha256)
+    return exists(sha256)
 
 
 def _digest(key: str) -> Blob:

@@ -15,6 +15,7 @@ from stillhouse.core import blobs
 from stillhouse.core.blobs import Blob, Readable
 from stillhouse.core.errors import Conflict, NotFound, UserError
 from stillhouse.core.locks import held
+from stillhouse.core.pending import Holder
 from stillhouse.core.text import clean_name, storable_json
 from stillhouse.datasets.models import Dataset, DatasetReport, DatasetVersion, Upload
 from stillhouse.datasets.purging import remove_files
@@ -154,7 +155,9 @@ def finish_upload(
             return _make_version(by, upload, Blob("", upload.size), held_out)
         try:
             # The staging object goes when the version is written: until then, a finish may be tried again.
-            return _make_version(by, upload, blobs.adopt(upload.staging_key), held_out)
+            return _make_version(
+                by, upload, blobs.adopt(upload.staging_key, holder=_holder(upload)), held_out
+            )
         finally:
             _tidy(upload)
 
@@ -202,14 +205,14 @@ def read_differently(
         )
 
 
-def place_original(version: DatasetVersion, sha256: str) -> None:
+def place_original(version: DatasetVersion, sha256: str, holder: Holder) -> None:
     """Copy a large file to its content address, under the digest that the worker took while reading it.
 
     Workers are trusted with every workspace's data, and so with its digest. Safe to call again.
     """
     if version.sha256 or version.upload is None:
         return
-    blobs.place(version.upload.staging_key, Blob(sha256, version.size))
+    blobs.place(version.upload.staging_key, Blob(sha256, version.size), holder=holder)
 
 
 def record_report(
@@ -290,25 +293,27 @@ def _make_version(
                 by, dataset, upload=upload, filename=upload.filename, blob=blob, held_out=held_out
             )
             Upload.objects.filter(pk=upload.pk).update(finished_at=timezone.now())
+            _holder(upload).brought()
             return version
-        upload.delete()
+        Upload.objects.filter(pk=upload.pk).delete()
     if same.erased_at:
-        remove_files(same)  # a purged file has just come back
-        raise UserError(
-            "erased_content",
-            f"{upload.filename} holds the same bytes as {dataset.name} v{same.number}, whose rows were "
-            "erased.",
-            place="file",
-            next_step="Take those rows out of the file first.",
-            status=409,
+        remove_files(same, came_back=_holder(upload))
+    _holder(upload).brought()
+    raise _same_bytes(upload, same)
+
+
+def _same_bytes(upload: Upload, same: DatasetVersion) -> UserError:
+    said = f"{upload.filename} holds the same bytes as {same}"
+    code, message, next_step = (
+        ("erased_content", f"{said}, whose rows were erased.", "Take those rows out of the file first.")
+        if same.erased_at
+        else (
+            "same_content",
+            f"{said}: no version was made.",
+            f"Use v{same.number}, or choose another file.",
         )
-    raise UserError(
-        "same_content",
-        f"{upload.filename} holds the same bytes as {dataset.name} v{same.number}: no version was made.",
-        place="file",
-        next_step=f"Use v{same.number}, or choose another file.",
-        status=409,
     )
+    return UserError(code, message, place="file", next_step=next_step, status=409)
 
 
 def compared_with(by: Membership, held_out: Sequence[DatasetVersion]) -> list[OtherRows]:
@@ -358,6 +363,10 @@ def _write_version(
         details={"sha256": blob.sha256, "size": blob.size, "filename": filename},
     )
     return version
+
+
+def _holder(upload: Upload) -> Holder:
+    return Holder(upload.pk, upload.dataset.workspace_id)
 
 
 def _tidy(upload: Upload) -> None:

@@ -3,18 +3,20 @@
 from django.db.models import Q
 
 from stillhouse.core import blobs
+from stillhouse.core.pending import Holder, is_pending
 from stillhouse.datasets.models import DatasetVersion
 
 
-def remove_files(version: DatasetVersion) -> None:
-    """Remove the files of a purged version, except those that a version which stays reads as well.
+def remove_files(version: DatasetVersion, *, came_back: Holder | None = None) -> None:
+    """Remove the files of a purged version, except those that a version which stays reads as well, and those
+    that somebody else is just bringing: the keeper sees to them. `came_back`: who has brought them again.
 
     Nothing happens for a version that is not purged. Safe to call again.
     """
     if version.purged_at is None:
         return
     for digest in {version.sha256, version.rows_sha256} - {""}:
-        if not is_read(digest):
+        if not is_read(digest) and not is_pending(digest, but=came_back):
             blobs.remove(digest)
     if version.upload is not None:
         blobs.discard(version.upload.staging_key)

@@ -13,6 +13,7 @@ from django.utils import timezone
 from stillhouse.adapters.models import RETIRED, AdapterVersion
 from stillhouse.audit.actions import record
 from stillhouse.core import blobs
+from stillhouse.core.models import PendingObject
 from stillhouse.core.sealing import unseal
 from stillhouse.datasets.models import Comment, Comparison, DatasetReport, DatasetVersion, Trial
 from stillhouse.datasets.purging import remove_files
@@ -35,7 +36,8 @@ def settle_erasures() -> int:
         Erasure.objects.filter(ended_at=None).exclude(confirmed_at=None).select_related("workspace")
     ):
         quarantine_trained_on(erasure)
-        if erasure.bytes_due_at and erasure.bytes_due_at <= timezone.now() and _remade(erasure):
+        due = erasure.bytes_due_at and erasure.bytes_due_at <= timezone.now()
+        if due and _remade(erasure) and not _unnamed(erasure):
             _end(erasure)
             ended += 1
     for quarantine in Quarantine.objects.filter(
@@ -49,6 +51,12 @@ def _remade(erasure: Erasure) -> bool:
     """No job that makes a version without the rows goes on: nobody reads the old ones any more."""
     making = Job.objects.filter(pk__in=erasure.findings.exclude(made=None).values("made__job"))
     return not making.exclude(state__in=ENDED).exists()
+
+
+def _unnamed(erasure: Erasure) -> bool:
+    """Whether objects of the workspace are left from before that no row names: the keeper removes them."""
+    pending = PendingObject.objects.filter(workspace=erasure.workspace_id)
+    return pending.filter(since__lte=erasure.bytes_due_at).exists()
 
 
 def _end(erasure: Erasure) -> None:

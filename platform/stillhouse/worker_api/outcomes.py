@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from stillhouse.adapters.actions import register_version
 from stillhouse.core import blobs
 from stillhouse.core.errors import UserError
+from stillhouse.core.pending import Holder
 from stillhouse.datasets.actions import place_original, record_report
 from stillhouse.datasets.comparing import record_comparison
 from stillhouse.datasets.deriving import record_derived
 from stillhouse.datasets.models import DatasetVersion
 from stillhouse.datasets.trials import record_trial
+from stillhouse.erasure.unnamed import is_named
 from stillhouse.evaluations.actions import queue_evaluation, record_result
 from stillhouse.evaluations.models import Evaluation
 from stillhouse.jobs.models import Job, Kind
@@ -85,7 +87,13 @@ def prepare(job: Job, request: FinishRequest) -> Apply:
     if missing := OUTPUTS[job.kind].keys() - OPTIONAL - {file.name for file in request.files}:
         raise UserError("file_missing", f"{', '.join(sorted(missing))} was not uploaded.", place="files")
     kept = {file.name: _keep(job, file) for file in request.files}
-    return OUTCOMES[job.kind](job, request, kept)
+    outcome = OUTCOMES[job.kind](job, request, kept)
+
+    def apply(done: Job) -> None:
+        outcome(done)
+        _holder(job).brought(is_named)
+
+    return apply
 
 
 def _validated(job: Job, request: FinishRequest, kept: Kept) -> Apply:
@@ -96,7 +104,7 @@ def _validated(job: Job, request: FinishRequest, kept: Kept) -> Apply:
             raise UserError(
                 "digest_missing", "The check did not tell the digest of the file.", place="sha256"
             )
-        place_original(version, report.sha256)
+        place_original(version, report.sha256, _holder(job))
 
     def apply(_: Job) -> None:
         record_report(version=version, report=report, rows=kept.get(GOOD_ROWS))
@@ -180,6 +188,11 @@ OUTCOMES: Mapping[str, Callable[[Job, FinishRequest, Kept], Apply]] = {
 }
 
 
+def _holder(job: Job) -> Holder:
+    """Of the attempt: what one before it left behind is not named when this one succeeds."""
+    return Holder(f"{job.pk}/{job.attempt}", job.workspace_id)
+
+
 def _keep(job: Job, file: OutputFile) -> OutputFile:
     """Move one file to its content address; its real size and digest must be the announced ones."""
     key = staging_key(job, file.name)
@@ -190,7 +203,7 @@ def _keep(job: Job, file: OutputFile) -> OutputFile:
             f"{file.name} has {staged:,} bytes in the store, not {file.size:,}.",
             place=file.name,
         )
-    blob = blobs.keep(key, expected_sha256=file.sha256)
+    blob = blobs.keep(key, holder=_holder(job), expected_sha256=file.sha256)
     return OutputFile(name=file.name, size=blob.size, sha256=blob.sha256)
 
 
