@@ -1,116 +1,103 @@
 """The faults of tests/chaos, round after round: what each one cost, and whether anything was lost or doubled.
 
-Each round is a pytest session of its own, on servers of its own; with `--together` all of them are one
-session, which spares the start of everything. Ends with one JSON line.
+    python benchmarks/chaos.py                  one round of every fault, not kept
+    python benchmarks/chaos.py --rounds 20      until each fault has 20 in benchmarks/chaos.jsonl
+    python benchmarks/chaos.py --rounds 0       no more of them: the table of those that there are
+
+Rounds are kept as each one ends, whether it passed or failed, so that they add up over many calls, commits
+and days; each says its commit and the machine's load. Houses that work at the same time have servers of
+their own. Ends with one JSON line.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.report import Line  # noqa: E402
+from tests.chaos.rounds import Round, rounds_in  # noqa: E402
 
-Row = Mapping[str, Any]
+KEPT = ROOT / "benchmarks" / "chaos.jsonl"
+NO_TESTS = 5
+"""pytest's exit code when every fault is deselected."""
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, help="of every fault, with those in --file")
+    parser.add_argument("--file", type=Path, default=KEPT)
+    parser.add_argument("--houses", type=int, default=2, help="at the same time")
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no more of them after that long")
     parser.add_argument("--only", default="", help="pytest's -k: some of the faults")
-    parser.add_argument("--together", action="store_true", help="every fault so often in one session")
     chosen = parser.parse_args()
-    sessions, times = (1, chosen.rounds) if chosen.together else (chosen.rounds, 1)
     line = Line("chaos")
-    rows: list[Row] = []
-    failures: dict[str, int] = defaultdict(int)
-    began = time.monotonic()
-    for number in range(1, sessions + 1):
-        found, failed = one_session(chosen.only, times)
-        rows += found
-        for fault in failed:
-            failures[fault] += 1
-        minutes = (time.monotonic() - began) / 60
-        print(
-            f"session {number}: {len(found)} runs counted, {len(failed)} tests failed, {minutes:.0f} min",
-            flush=True,
-        )
-    summary = [summed_up(fault, group) for fault, group in by_fault(rows).items()]
-    print("\n".join(table(summary)))
-    line.end({"rounds": chosen.rounds, "failed_tests": failures, "faults": summary})
-    return 1 if failures else 0
-
-
-def one_session(only: str, times: int) -> tuple[list[Row], list[str]]:
-    """The figures of one session with every fault so many times, and the names of its tests that failed."""
     with tempfile.TemporaryDirectory(prefix="stillhouse-chaos-") as folder:
-        file = Path(folder) / "figures.jsonl"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rf", "tests/chaos"]
-        ended = subprocess.run(
-            [*command, *(["-k", only] if only else [])],
-            cwd=ROOT,
-            env={**os.environ, "CHAOS_FIGURES": str(file), "CHAOS_ROUNDS": str(times), "COLUMNS": "300"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    said = [line for line in ended.stdout.splitlines() if line.startswith("FAILED")]
-    print("\n".join(said))
-    failed = [line.split("::", 1)[-1].split(" ")[0] for line in said]
-    if ended.returncode not in (0, 1):
-        raise SystemExit(ended.stdout[-2000:] + ended.stderr[-2000:])
-    return [json.loads(line) for line in lines], failed
+        file = chosen.file if chosen.rounds is not None else Path(folder) / "rounds.jsonl"
+        wanted = 1 if chosen.rounds is None else chosen.rounds
+        before, until = len(rounds_in(file)), time.monotonic() + chosen.minutes * 60
+        while wanted and time.monotonic() < until:
+            if not one_session(file, wanted, chosen.only, chosen.houses):
+                break
+        rows = rounds_in(file)
+    print("\n".join(table(rows)))
+    failed = [row for row in rows if not row.passed]
+    for row in failed:
+        print(f"failed: {row.fault}, round {row.round}, {row.commit}, load {row.load}: {row.why}")
+    line.end({"rounds": len(rows), "now": len(rows) - before, "failed": len(failed)})
+    return 1 if any(not row.passed for row in rows[before:]) else 0
 
 
-def by_fault(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    groups: dict[str, list[Row]] = defaultdict(list)
+def one_session(file: Path, wanted: int, only: str, houses: int) -> bool:
+    """One more round of every fault that has too few; False when none has."""
+    had = Counter(row.test for row in rounds_in(file))
+    enough = [test for test, count in had.items() if count >= wanted]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/chaos"]
+    command += [f"--deselect={test}" for test in enough]
+    command += ["-k", only] if only else []
+    command += ["-n", str(houses), "--dist", "worksteal"]
+    ended = subprocess.run(command, cwd=ROOT, env={**os.environ, "CHAOS_ROUNDS": str(file)}, check=False)
+    if ended.returncode not in (0, 1, NO_TESTS):
+        raise SystemExit(f"pytest ended with {ended.returncode}")
+    return ended.returncode != NO_TESTS
+
+
+def table(rows: Iterable[Round]) -> list[str]:
+    """For benchmarks/README.md: median and worst; sums of what must be none."""
+    groups: dict[str, list[Round]] = defaultdict(list)
     for row in rows:
-        groups[row["fault"]].append(row)
-    return groups
-
-
-def summed_up(fault: str, rows: Sequence[Row]) -> dict[str, Any]:
-    """Median and worst of seconds to notice and of steps done again; sums of what must be none."""
-    noticed = [row["noticed"] for row in rows if row["noticed"] is not None]
-    again = [row["lost_steps"] for row in rows if row["lost_steps"] is not None]
-    return {
-        "fault": fault,
-        "runs": len(rows),
-        "noticed_seconds": [round(statistics.median(noticed), 1), round(max(noticed), 1)]
-        if noticed
-        else None,
-        "steps_again": [statistics.median(again), max(again)] if again else None,
-        "duplicates": sum(row["duplicates"] for row in rows),
-        "losses": sum(row["losses"] for row in rows),
-    }
-
-
-def table(summary: Iterable[Mapping[str, Any]]) -> list[str]:
-    """For benchmarks/README.md."""
+        groups[row.fault].append(row)
     lines = [
-        "| fault | runs | noticed: median, worst (s) | steps again: median, worst | doubled | lost |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| fault | rounds | passed | seconds to notice | steps again | doubled | lost |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for row in summary:
-        noticed, again = (
-            " / ".join(f"{value:g}" for value in row[name]) if row[name] else "-"
-            for name in ("noticed_seconds", "steps_again")
+    for fault, group in sorted(groups.items(), key=lambda item: item[1][0].test):
+        cells = (
+            fault,
+            len(group),
+            sum(row.passed for row in group),
+            middle_and_worst([row.seconds_to_notice for row in group]),
+            middle_and_worst([row.steps_lost for row in group]),
+            sum(row.duplicates for row in group),
+            sum(row.losses for row in group),
         )
-        cells = (row["fault"], row["runs"], noticed, again, row["duplicates"], row["losses"])
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return lines
+
+
+def middle_and_worst(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{statistics.median(known):.3g} / {max(known):.3g}" if known else "-"
 
 
 if __name__ == "__main__":

@@ -1,50 +1,44 @@
-"""One house for all the faults."""
+"""One house for all the faults of a session, and a line for every round."""
 
-import json
-import os
-from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from tests.chaos import rounds
+
 if TYPE_CHECKING:
-    from tests.chaos.house import Figures, House
+    from tests.chaos.house import House
     from tests.stores import Stores
     from tests.world import World
 
-FIGURES: "pytest.StashKey[list[Figures]]" = pytest.StashKey()
+FAILED: "pytest.StashKey[list[str]]" = pytest.StashKey()
+SECONDS: "pytest.StashKey[float]" = pytest.StashKey()
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """CHAOS_ROUNDS=n: every fault n times in one session, on the same servers and processes."""
-    rounds = int(os.environ.get("CHAOS_ROUNDS", "1"))
-    if rounds > 1:
-        metafunc.fixturenames.append("round_number")
-        metafunc.parametrize("round_number", range(1, rounds + 1), ids="round{}".format)
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function, call: "pytest.CallInfo[None]"
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep the round when its test is over, whichever part of it failed. A skipped one is none."""
+    report = yield
+    seconds = item.stash[SECONDS] = item.stash.get(SECONDS, 0.0) + call.duration
+    said = item.stash.setdefault(FAILED, [])
+    if call.excinfo is not None:
+        said.append("" if report.skipped else f"{report.when}: {call.excinfo.exconly(tryshort=True)}"[:400])
+    if report.when == "teardown" and "" not in said:
+        house = cast("House | None", item.funcargs.get("house"))
+        counted = house.figures if house else []
+        rounds.keep(item.nodeid, counted, seconds=seconds, why="; ".join(said))
+    return report
 
 
 @pytest.fixture(scope="session")
-def houses(request: pytest.FixtureRequest) -> Iterator["list[House]"]:
+def houses() -> Iterator["list[House]"]:
     made: list[House] = []
     yield made
     for house in made:
         house.stop()
-        request.config.stash[FIGURES] = house.figures
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What each fault cost; also into the file CHAOS_FIGURES, for `benchmarks/chaos.py`."""
-    figures = config.stash.get(FIGURES, [])
-    if not figures:
-        return
-    terminalreporter.section("faults")
-    for row in figures:
-        terminalreporter.line(json.dumps(asdict(row)))
-    if file := os.environ.get("CHAOS_FIGURES"):
-        with Path(file).open("a", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(asdict(row)) + "\n" for row in figures)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import shutil
 import signal
 import socket
@@ -67,9 +66,8 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Figures:
-    """What one fault cost, as the database tells it."""
+    """What one fault cost a run, as the database tells it."""
 
-    fault: str
     attempts: int
     noticed: float | None
     """Seconds from the fault to the end of the attempt that it hit; None when no attempt ended of it."""
@@ -97,6 +95,7 @@ class House:
     sources: dict[str, Path] = field(default_factory=dict)
     """Code of another age that a process starts with from now on, for one test."""
     figures: list["Figures"] = field(default_factory=list)
+    """Of this test's runs."""
     _hit_at: datetime | None = None
     _before: set[str] = field(default_factory=set)
     """Objects of tests before this one, whose database is gone."""
@@ -332,11 +331,8 @@ class House:
         assert job.finished_at is not None
         hit = next((a for a in attempts[:-1] if a.ended_at and a.ended_at >= self._hit_at), None)
         again = [before.last_step - after.resumed_step for before, after in pairwise(attempts)]
-        test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition("::")[2].partition(" ")[0]
-        fault = re.sub(r"round\d+-?", "", test).removeprefix("test_").replace("[]", "").replace("_", " ")
         self.figures.append(
             Figures(
-                fault=fault,
                 attempts=len(attempts),
                 noticed=_noticed(hit, self._hit_at) if hit else None,
                 lost_steps=sum(max(0, steps) for steps in again) if again else None,
@@ -363,6 +359,7 @@ class House:
             self.different, self.sources = {}, {}
             self.kill(*self.processes)
         self._hit_at = None
+        self.figures = []
         for name in ("gpu-1", "gpu-2"):
             shutil.rmtree(self.folder / name / "jobs", ignore_errors=True)
         self.ensure()
