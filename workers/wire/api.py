@@ -51,6 +51,7 @@ class PlatformAPI:
         )
 
     def close(self) -> None:
+        """Calls that are still being tried end with Unreachable."""
         self._client.close()
 
     def post(self, path: str, message: Message, answer: type[Answer], *, patience: float = 0.0) -> Answer:
@@ -79,13 +80,15 @@ class PlatformAPI:
             try:
                 return self._send_once(path, message, timeout)
             except Unreachable as error:
-                if time.monotonic() + pause > deadline:
+                if self._client.is_closed or time.monotonic() + pause > deadline:
                     raise
                 log.warning("%s; trying again in %.1f s", error, pause)
             time.sleep(pause)
         raise AssertionError("growing_pauses never ends")
 
     def _send_once(self, path: str, message: Message, timeout: float) -> bytes:
+        if self._client.is_closed:  # while another thread paused between two tries
+            raise Unreachable(f"POST {path}: not sent, the caller is done")
         try:
             response = self._client.post(
                 path,
