@@ -87,15 +87,21 @@ class Stores:
             os.killpg(process.pid, signal.SIGKILL)
         self._run(self._stop())
 
+    def ended(self) -> list[str]:
+        """The servers that do not run."""
+        return [process.program.name for process in self._processes if not process.running]
+
     def start_again(self) -> None:
-        """After `cut_power`: the servers over what they had stored."""
+        """The servers that do not run, over what they had stored."""
         self._run(self._start())
 
     async def _start(self) -> None:
+        running = {process.program.name: process for process in self._processes if process.running}
         self._processes.clear()
         for program in services.service_programs(self.home, throwaway=True):
-            process = Process(program, self.home.logs / f"{program.name}.log")
-            await process.start()
+            process = running.get(program.name) or Process(program, self.home.logs / f"{program.name}.log")
+            if not process.running:
+                await process.start()
             self._processes.append(process)
         await asyncio.gather(*(process.wait_until_ready() for process in self._processes))
 

@@ -154,7 +154,7 @@ class House:
         until(lambda: not self.children(), 10)
 
     def power_again(self) -> None:
-        """What `make up` does over the same home."""
+        """What `make up` does over the same home, and a supervisor for what ended by itself."""
         assert self.servers is not None
         for each in connections.all():
             each.close()

@@ -119,7 +119,7 @@ def test_everything_of_the_platform_stopped_for_longer_than_the_lease(house: Hou
     house.kill(*NAMES, number=signal.SIGSTOP)
     house.kill_trainers(signal.SIGSTOP)
     began = Attempt.objects.get(job=run.job_id).started_at
-    until(lambda: _seconds_since_report(run) > LEASE_SECONDS * 1.5)
+    until(lambda: seconds_since_report(run) > LEASE_SECONDS * 1.5)
     house.kill_trainers(signal.SIGCONT)
     house.kill(*NAMES, number=signal.SIGCONT)
     attempts = house.check_success(run)
@@ -136,7 +136,7 @@ def test_a_database_that_only_reads_for_a_while(house: House, world: World) -> N
         admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
         with house.database.away():
             pass
-        until(lambda: _seconds_since_report(run) > LEASE_SECONDS)
+        until(lambda: seconds_since_report(run) > LEASE_SECONDS)
         admin.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
         with house.database.away():
             pass
@@ -145,7 +145,8 @@ def test_a_database_that_only_reads_for_a_while(house: House, world: World) -> N
     assert len(attempts) <= 2
 
 
-def _seconds_since_report(run: TrainingRun) -> float:
+def seconds_since_report(run: TrainingRun) -> float:
+    """By the database's clock."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT extract(epoch FROM now() - reported_at) FROM jobs_job WHERE id = %s", [run.job_id]

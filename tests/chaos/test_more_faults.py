@@ -9,11 +9,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from stillhouse.embedded import services
 from stillhouse.jobs.models import Attempt, Outbox
-from tests.chaos.house import HANG_SECONDS, House, until
+from tests.chaos.house import HANG_SECONDS, LEASE_SECONDS, NAMES, House, until
 from tests.chaos.test_faults import forget_every_doorbell, went_on
+from tests.chaos.test_moments import seconds_since_report
 from tests.world import World
 
 pytestmark = [
@@ -25,16 +28,39 @@ BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: cl
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of 32 MiB in the place of this folder."""
+def small_disk(folder: Path, mebibytes: int = 32) -> Iterator[Path]:
+    """A small file system in the place of this folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("a file system of its own takes the right to mount")
     try:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def small_disk_of_postgres(house: House) -> Iterator[Path]:
+    """Postgres with all its files on a small disk of their own; afterwards as it was before."""
+    if house.servers is None:
+        pytest.skip("somebody else's servers stay where they are")
+    data = house.servers.home.path / "postgres"
+    kept = data.with_name("postgres.kept")
+    house.cut_power()
+    data.rename(kept)
+    try:
+        with small_disk(data, 256):
+            subprocess.run(["cp", "-a", f"{kept}/.", str(data)], check=True)
+            house.power_again()
+            try:
+                yield data
+            finally:
+                house.cut_power()
+    finally:
+        data.rmdir()
+        kept.rename(data)
+        house.power_again()
 
 
 def fill(path: Path) -> None:
@@ -57,6 +83,32 @@ def test_a_disk_that_fills_up_during_a_checkpoint(house: House, world: World) ->
     assert (attempts[0].outcome, attempts[0].code) == ("failed", "disk_full")
     assert "disk is full" in attempts[0].message.lower()
     went_on(attempts)
+
+
+def test_the_disk_of_postgres_is_full(house: House, world: World) -> None:
+    """At first it answers, and takes nothing; then it cannot write its log, and ends. With room again, and
+    started again as the supervisor or the container's restart do, everything goes on."""
+    with small_disk_of_postgres(house) as disk:
+        run = house.start_run(world)
+        house.checkpointed(run)
+        house.hit_now()
+        fill(disk / "filler")
+        until(lambda: seconds_since_report(run) > LEASE_SECONDS * 1.5)
+        assert not house.job(run).ended
+        write_log_until_it_ends(house)
+        (disk / "filler").unlink()
+        assert all(house.processes[name].poll() is None for name in NAMES), "nobody gave up"
+        house.power_again()
+        attempts = house.check_success(run)
+        assert len(attempts) <= 2
+
+
+def write_log_until_it_ends(house: House) -> None:
+    assert house.servers is not None
+    with contextlib.suppress(psycopg.Error), services.connect_as_admin(house.servers.home) as admin:
+        while True:
+            admin.execute("SELECT pg_logical_emit_message(false, 'chaos', repeat('x', 1000000))")
+    until(lambda: house.servers is not None and house.servers.ended())
 
 
 def test_a_worker_whose_clock_is_two_hours_off(house: House, world: World) -> None:
