@@ -1,11 +1,13 @@
 """A long queue: shares, the queue page, the claim, the keeper. One JSON line.
 
-    python benchmarks/jobs.py [--jobs 1000] [--workspaces 20] [--workers 8]
+    python benchmarks/jobs.py [--jobs 1000] [--workspaces 20] [--workers 8] [--seconds 0.4]
 
 The platform's own processes (Postgres, broker, S3 server, web, keeper) in a temporary folder, and that many
-real Celery workers over the real worker API. Their trainer is a stand-in that holds its slot for a moment
-(`benchmarks/jobs_child.py`). Shares are counted when half of the jobs have ended: at the end all have had
-everything. A workspace's share is its worker seconds against the mean of all, which have the same weight.
+real Celery workers over the real worker API. Their trainer is a stand-in that holds its slot for so many
+seconds (`benchmarks/jobs_child.py`). As short as 0.4 they fill two cores with starting Pythons, and all that
+is timed waits for a core first: `cores_busy` says how full they were, and `at_work` what of a claim was work.
+Shares are counted when half of the jobs have ended: at the end all have had everything. A workspace's share
+is its worker seconds against the mean of all, which have the same weight.
 """
 
 import argparse
@@ -135,6 +137,13 @@ def share_of_core(pid: int, seconds: float) -> float:
     return (cpu_seconds(pid) - before) / (time.monotonic() - began)
 
 
+def processor_times() -> tuple[int, int]:
+    """Ticks of all cores since the machine started: (busy, all)."""
+    fields = [int(field) for field in Path("/proc/stat").read_text(encoding="ascii").split()[1:9]]
+    idle = fields[3] + fields[4]
+    return sum(fields) - idle, sum(fields)
+
+
 def page_times(url: str, expert: "Membership", run: "TrainingRun") -> dict[str, list[float]]:
     """Milliseconds of the list of runs and of a waiting run's page, in turns, by a member."""
     from django.conf import settings  # noqa: PLC0415
@@ -184,10 +193,13 @@ def claims(home: "Home") -> dict[str, float]:
     return {"won": len(won), "refused": len(lines) - len(won), **spread(won)}
 
 
-def claims_in_web(home: "Home") -> dict[str, float]:
-    """The same claims as the web process timed them: the transaction, without the way and the wait there."""
+def claims_in_web(home: "Home") -> dict[str, dict[str, float]]:
+    """The same claims as the web process timed them: the transaction, without the way and the wait there;
+    and the processor time of its thread, without its waiting for Postgres and for its turn."""
     said = (home.logs / "web.log").read_text(encoding="utf-8", errors="replace")
-    return spread([float(ms) for ms in re.findall(r"claimed in ([0-9.]+) ms", said)])
+    found = re.findall(r"claimed in ([0-9.]+) ms, ([0-9.]+) of them at work", said)
+    took, worked = zip(*((float(wall), float(processor)) for wall, processor in found), strict=True)
+    return {"took": spread(list(took)), "at_work": spread(list(worked))}
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -195,12 +207,13 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"p50_ms": round(cuts[49], 2), "p99_ms": round(cuts[98], 2), "most_ms": round(max(values), 2)}
 
 
-def measure(stack: ExitStack, *, jobs: int, workspaces: int, workers: int) -> dict[str, Any]:
+def measure(stack: ExitStack, *, jobs: int, workspaces: int, workers: int, seconds: float) -> dict[str, Any]:
     from tests.stores import Stores  # noqa: PLC0415
 
     stores = Stores()
     home = stores.home
     os.environ.update(home.settings(), DJANGO_SETTINGS_MODULE="stillhouse.settings", LOG_LEVEL="WARNING")
+    os.environ["BENCH_JOB_SECONDS"] = str(seconds)
     import django  # noqa: PLC0415
 
     django.setup()
@@ -228,14 +241,14 @@ def measure(stack: ExitStack, *, jobs: int, workspaces: int, workers: int) -> di
     Worker.objects.create(name="none", queue="gpu", slots=0, seen_at=datetime.datetime.now(datetime.UTC))
     runs = queue_runs(experts, jobs)
     waiting = page_times(home.url, experts[-1], runs[-1])
-    began = time.monotonic()
+    began, (busy_before, all_before) = time.monotonic(), processor_times()
     for number in range(workers):
         start_worker(stack, home, number)
     until(lambda: Attempt.objects.count() > workers)
     loaded = page_times(home.url, experts[-1], runs[-1])
-    busy = share_of_core(kept.pid, 5)
+    keeper_busy = share_of_core(kept.pid, 5)
     until(lambda: not Job.objects.filter(queue="gpu", state__in=(QUEUED, "running")).exists())
-    seconds = time.monotonic() - began
+    whole, (busy_after, all_after) = time.monotonic() - began, processor_times()
     attempts = Attempt.objects.count()
     return {
         "shares_at_half": deviation(jobs // 2),
@@ -244,8 +257,9 @@ def measure(stack: ExitStack, *, jobs: int, workspaces: int, workers: int) -> di
         "page_while_all_wait": {name: spread(times) for name, times in waiting.items()},
         "page_under_load": {name: spread(times) for name, times in loaded.items()},
         "keeper_core_idle": round(idle, 4),
-        "keeper_core_busy": round(busy, 4),
-        "seconds": round(seconds, 1),
+        "keeper_core_busy": round(keeper_busy, 4),
+        "whole_seconds": round(whole, 1),
+        "cores_busy": round((busy_after - busy_before) / (all_after - all_before), 2),
         "jobs_ended": Job.objects.filter(queue="gpu", state__in=ENDED).count(),
         "attempts_more_than_jobs": attempts - jobs,
     }
@@ -258,6 +272,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--workspaces", type=int, default=20)
     parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=0.4, help="how long a job takes at the least")
     given = vars(parser.parse_args())
     line = Line("jobs")
     with ExitStack() as stack:
