@@ -42,8 +42,10 @@ from tests.world import World, chat_row
 from workers.training.base import base_facts, open_base
 
 ROOT = Path(__file__).resolve().parents[2]
-LEASE_SECONDS = 8
-HANG_SECONDS = 30
+LEASE_SECONDS = 20
+"""A worker stops itself when it could not report for three quarters of this: long enough to get a turn on a
+machine with ten times as much to do as it has cores."""
+HANG_SECONDS = 60
 """A trainer needs up to half of this to begin on a busy machine."""
 PATIENCE = 900.0
 """Of a machine with much else to do: the longest run is one of 15,000 steps."""
