@@ -29,8 +29,9 @@ class Supervisor:
         self._setup_log = home.logs / "setup.log"
 
     def say(self, line: str) -> None:
-        """One line of progress for the person at the terminal."""
-        print(f"{time.monotonic() - self._began:7.1f} s  {line}", flush=True)
+        """One line of progress for the person at the terminal, which may be a file on a full disk."""
+        with contextlib.suppress(OSError):
+            print(f"{time.monotonic() - self._began:7.1f} s  {line}", flush=True)
 
     async def start(self) -> None:
         """Start everything; return when all of it answers.
@@ -115,7 +116,8 @@ class Supervisor:
         watcher.add_done_callback(self._watchers.discard)
 
     async def _keep(self, process: Process) -> None:
-        """Start it again whenever it ends, after a pause that grows while it keeps failing."""
+        """Start it again whenever it ends, after a pause that grows while it keeps failing. A full disk,
+        which may be what it ended of, keeps nothing from being tried again."""
         pause = 1.0
         while True:
             assert process.child is not None
@@ -127,12 +129,13 @@ class Supervisor:
             kill_session(process.pid)
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
-            await process.start()
-            record(self.home, self.processes.values())
             try:
+                await process.start()
+                with contextlib.suppress(OSError):
+                    record(self.home, self.processes.values())
                 seconds = await process.wait_until_ready()
                 self.say(f"{name} is back after {seconds:.1f} s")
-            except EmbeddedError as error:
+            except (EmbeddedError, OSError) as error:
                 self.say(str(error))
                 await process.stop()
 

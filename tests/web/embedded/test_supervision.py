@@ -117,6 +117,32 @@ async def test_a_killed_process_comes_back(home: Home, capsys: pytest.CaptureFix
     assert not (home.path / "processes.json").exists()
 
 
+async def test_a_process_comes_back_on_a_full_disk(tmp_path: Path) -> None:
+    """Postgres ends when it cannot write its log, and the supervisor may share its disk."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a file system of its own takes the right to mount")
+    home = Home(path=tmp_path / "home", web_port=8000)
+    home.create()
+    supervisor = Supervisor(home)
+    try:
+        await supervisor.launch(program("worker", SLEEP))
+        with pytest.raises(OSError, match="No space"), (tmp_path / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        for _ in range(2):
+            first = supervisor.processes["worker"].pid
+            os.kill(first, signal.SIGKILL)
+            for _ in range(100):
+                await asyncio.sleep(0.1)
+                if supervisor.processes["worker"].pid != first and supervisor.processes["worker"].running:
+                    break
+            assert supervisor.processes["worker"].pid != first
+        await supervisor.stop()
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
 def test_everything_ends_with_a_killed_supervisor(tmp_path: Path) -> None:
     """PR_SET_PDEATHSIG: no Postgres and no engine is left behind by a kill -9."""
     code = f"""
