@@ -108,7 +108,7 @@ def test_postgres_away_for_less_than_the_lease(house: House, world: World) -> No
 
 @pytest.mark.chaos
 def test_postgres_away_for_longer_than_the_lease(house: House, world: World) -> None:
-    run = house.start_run(world)
+    run = house.start_run(world, epochs=100, rows=200)  # longer than Postgres is away
     house.checkpointed(run)
     house.hit()
     with house.database.away():

@@ -89,7 +89,7 @@ def test_the_disk_of_postgres_is_full(house: House, world: World) -> None:
     """At first it answers, and takes nothing; then it cannot write its log, and ends. With room again, and
     started again as the supervisor or the container's restart do, everything goes on."""
     with small_disk_of_postgres(house) as disk:
-        run = house.start_run(world)
+        run = house.start_run(world, epochs=100, rows=200)  # it is not to end meanwhile
         house.checkpointed(run)
         house.hit_now()
         fill(disk / "filler")

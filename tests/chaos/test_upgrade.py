@@ -93,7 +93,7 @@ def test_a_worker_that_drains_for_its_upgrade_costs_no_attempt(
     house: House, world: World, code: Path
 ) -> None:
     """Told to stop, the old worker hands its run back with a checkpoint; the new one goes on from there."""
-    run = training_before(house, world, code, epochs=150)  # web and keeper may take a while to start again
+    run = training_before(house, world, code, epochs=100)  # web and keeper may take a while to start again
     upgrade(house, "web", "keeper", "gpu-1")
     attempts = house.check_success(run)
     assert [attempt.outcome for attempt in attempts] == ["handed_back", "succeeded"]
