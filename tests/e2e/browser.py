@@ -71,9 +71,10 @@ class BrowserHands(HttpHands):
         page.get_by_role("button", name="Approve" if verdict == "approved" else "Reject").click()
         expect(page.get_by_text(f"{visitor.person.name} {verdict} it")).to_be_visible()
 
-    def ask(self, visitor: Visitor, model: str, prompt: str) -> str:
+    def ask(self, visitor: Visitor, model: str, prompt: str, instructions: str) -> str:
         page = self._pages[visitor.person.email]
         page.goto(visitor.path(f"playground/?model={model}"))
+        expect(page.get_by_label("Instructions")).to_have_value(instructions)
         page.get_by_label("Your message").fill(prompt)
         page.get_by_role("button", name="Send").click()
         answer = page.locator("[data-answers] [data-text]").first

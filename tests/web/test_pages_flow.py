@@ -256,6 +256,20 @@ def test_the_playground_hands_out_a_grant_for_this_workspace(world: World) -> No
     assert grant.caller == world.expert.user_id
 
 
+def test_the_playground_brings_the_instructions_of_the_adapters_data(world: World) -> None:
+    version = _published(world, "clauses")
+    assert 'data-instructions=""' in page(world.client(world.expert), "/w/acme/playground/")
+    evaluation = version.evaluations.latest("created_at")
+    row, _ = EvaluatedRow.objects.get_or_create(
+        evaluation=evaluation, index=0, defaults={"body": {}, "base_exact": False, "adapter_exact": True}
+    )
+    row.body = {"messages": [{"role": "system", "content": 'Say "yes" & stop.'}]}
+    row.save()
+    said = page(world.client(world.expert), "/w/acme/playground/")
+    assert 'data-instructions="Say &quot;yes&quot; &amp; stop."' in said
+    assert "stop." not in page(world.client(world.outsider), "/w/globex/playground/")
+
+
 def test_the_switcher_shows_only_own_workspaces(world: World) -> None:
     text = page(world.client(world.outsider), "/w/globex/")
     assert "Acme" not in text

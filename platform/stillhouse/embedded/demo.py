@@ -210,7 +210,8 @@ class Demonstration:
             raise DemoError(f"The streamed answer {streamed!r} is not the whole one {answer!r}.")
         tell(f"an app asks:   {messages[-1]['content']}")
         tell(f"and reads:     {answer.strip()}")
-        asked = self.hands.ask(expert, ALIAS, messages[-1]["content"])
+        instructions, question = (message["content"] for message in messages)
+        asked = self.hands.ask(expert, ALIAS, question, instructions)
         if not asked.strip():
             raise DemoError("The playground showed no answer.")
 

@@ -73,8 +73,8 @@ class Hands(Protocol):
     def decide(self, visitor: Visitor, version: str, verdict: str, reason: str) -> None:
         """Approve or reject an adapter version on its page."""
 
-    def ask(self, visitor: Visitor, model: str, prompt: str) -> str:
-        """Ask in the playground; return the text of the answer."""
+    def ask(self, visitor: Visitor, model: str, prompt: str, instructions: str) -> str:
+        """Ask in the playground, which brings the adapter's own instructions; return the answer's text."""
 
 
 class HttpHands:
@@ -112,12 +112,13 @@ class HttpHands:
         visitor.page(visitor.path(f"versions/{version}/"))
         visitor.submit(visitor.path(f"versions/{version}/decide/"), {"verdict": verdict, "reason": reason})
 
-    def ask(self, visitor: Visitor, model: str, prompt: str) -> str:
-        visitor.page(visitor.path("playground/"))
+    def ask(self, visitor: Visitor, model: str, prompt: str, instructions: str) -> str:
+        if instructions not in unescape(visitor.page(visitor.path("playground/"))):
+            raise DemoError("The playground does not bring the instructions of the adapter's data.")
         grant = visitor.call(visitor.path("playground/grant/"))["grant"]
         body = {
             "model": model,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [{"role": "system", "content": instructions}, {"role": "user", "content": prompt}],
             "max_tokens": 128,
             "temperature": 0,
         }

@@ -1,6 +1,6 @@
 """Reads of evaluations: the latest of a version, and its rows page by page."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from django.core.paginator import Page, Paginator
 from django.db.models import F, Q
@@ -30,6 +30,16 @@ def latest_evaluation(version: AdapterVersion) -> Evaluation | None:
         .order_by("-created_at", "-id")
         .first()
     )
+
+
+def instructions_of(versions: Collection[AdapterVersion]) -> dict[str, str]:
+    """By the version's id, the system message that its evaluated rows begin with; "" for none."""
+    rows = EvaluatedRow.objects.filter(evaluation__version__in=versions, index=0)
+    found = {version.pk: "" for version in versions}
+    for row in rows.select_related("evaluation").order_by("evaluation__created_at"):
+        first = row.body["messages"][0]
+        found[row.evaluation.version_id] = first["content"] if first["role"] == "system" else ""
+    return found
 
 
 def latest_result(version: AdapterVersion) -> EvaluationResult | None:

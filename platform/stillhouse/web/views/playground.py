@@ -6,6 +6,7 @@ from django.shortcuts import render
 
 from stillhouse.accounts.grants import make_grant
 from stillhouse.accounts.models import Membership
+from stillhouse.evaluations.queries import instructions_of
 from stillhouse.publishing.queries import aliases, current_publication
 from stillhouse.serving.queries import pools
 from stillhouse.web.access import in_workspace
@@ -17,13 +18,16 @@ GRANT_SECONDS = 15 * 60
 def playground(request: HttpRequest, by: Membership) -> HttpResponse:
     bases = {pool.base_id: pool.base for pool in pools()}
     published = [(alias, publication) for alias in aliases(by) if (publication := current_publication(alias))]
+    instructions = instructions_of([publication.version for _, publication in published])
     known = {alias.name for alias, _ in published} | set(bases)
     asked = request.GET.get("model", "")
     return render(
         request,
         "playground/page.html",
         {
-            "published": published,
+            "published": [
+                (alias, publication, instructions[publication.version_id]) for alias, publication in published
+            ],
             "bases": list(bases.values()),
             "chosen": asked if asked in known else "",
             "compare": request.GET.get("compare") == "1",

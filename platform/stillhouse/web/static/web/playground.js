@@ -9,7 +9,10 @@ function start() {
   const stop = root.querySelector("[data-stop]");
   let running = null;
   restore(form);
+  instruct(form);
 
+  form.elements.model.addEventListener("change", () => instruct(form));
+  form.elements.system.addEventListener("input", () => { written = true; });
   form.addEventListener("input", () => remember(form));
   form.elements.prompt.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
@@ -48,10 +51,21 @@ function models(form) {
   return form.elements.compare.checked && base ? [chosen.value, base] : [chosen.value];
 }
 
+// The chosen adapter's own instructions, unless somebody has written others.
+let written = false;
+function instruct(form) {
+  if (written) return;
+  form.elements.system.value = form.elements.model.selectedOptions[0].dataset.instructions ?? "";
+}
+
 function request(form) {
+  const system = form.elements.system.value;
   return {
     model: form.elements.model.value,
-    messages: [{ role: "user", content: form.elements.prompt.value }],
+    messages: [
+      ...(system.trim() ? [{ role: "system", content: system }] : []),
+      { role: "user", content: form.elements.prompt.value },
+    ],
     max_tokens: Number(form.elements.max_tokens.value) || 256,
     temperature: Number(form.elements.temperature.value) || 0,
   };
@@ -60,10 +74,11 @@ function request(form) {
 // What was typed survives a reload, on this computer and for this tab.
 const MEMORY = `playground:${root?.dataset.workspace}`;
 function remember(form) {
-  const { prompt, max_tokens: tokens, temperature } = form.elements;
+  const { prompt, system, max_tokens: tokens, temperature } = form.elements;
   sessionStorage.setItem(MEMORY, JSON.stringify({
     model: form.elements.model.value, compare: form.elements.compare.checked,
     prompt: prompt.value, tokens: tokens.value, temperature: temperature.value,
+    ...(written ? { system: system.value } : {}),
   }));
 }
 
@@ -73,6 +88,8 @@ function restore(form) {
   form.elements.prompt.value = kept.prompt;
   form.elements.max_tokens.value = kept.tokens;
   form.elements.temperature.value = kept.temperature;
+  written = kept.system !== undefined;
+  if (written) form.elements.system.value = kept.system;
   if (new URLSearchParams(location.search).has("model")) return; // the link that led here says more
   form.elements.model.value = kept.model;
   if (!form.elements.model.value) form.elements.model.selectedIndex = 0;
@@ -116,11 +133,20 @@ async function ask(card, body, token, signal) {
       write(card, thought, said, first, began);
     }
     card.meta.textContent = summary(usage, first, performance.now() - began, reason);
+    if (first !== null && !card.text.textContent.trim()) card.trouble.append(hint(NO_ANSWER));
   } catch (error) {
     card.meta.textContent = "";
     if (error.name === "AbortError") card.meta.textContent = "stopped";
     else showTrouble(card.trouble, error);
   }
+}
+
+const NO_ANSWER = "It thought, and gave no answer. Give it the instructions of its data, or more tokens.";
+function hint(text) {
+  const element = document.createElement("p");
+  element.className = "hint";
+  element.textContent = text;
+  return element;
 }
 
 function write(card, thought, said, first, began) {
@@ -187,7 +213,7 @@ const SNIPPETS = {
     `client = OpenAI(base_url="${root.dataset.apiUrl}", api_key="sk-sh-...")`,
     "stream = client.chat.completions.create(",
     `    model=${JSON.stringify(body.model)},`,
-    `    messages=[{"role": "user", "content": ${JSON.stringify(body.messages[0].content)}}],`,
+    `    messages=${JSON.stringify(body.messages)},`,
     `    max_tokens=${body.max_tokens},`,
     `    temperature=${body.temperature},`,
     "    stream=True,",
