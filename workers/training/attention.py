@@ -58,7 +58,7 @@ class BlockAttention(torch.autograd.Function):
                     1, (queries.shape[1], -1)
                 )
             rectangles.append(found)
-        return _put_back(rectangles, pack, q.new_empty(q.shape, dtype=v.dtype))
+        return _put_back(rectangles, pack, torch.empty_like(q, dtype=v.dtype))
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -66,7 +66,7 @@ class BlockAttention(torch.autograd.Function):
         parts: list[tuple[torch.Tensor, ...]] = []
         for bucket in ctx.pack.buckets:
             queries, keys, values = (_rectangle(each, bucket, k.shape[1]) for each in (q, k, v))
-            gradient = _rectangle(gradients[0], bucket, k.shape[1], empty=0.0)
+            gradient = _rectangle(gradients[0], bucket, k.shape[1], cleared=True)
             parts.append(_bucket_gradients(queries, keys, values, gradient, ctx.scale))
         grads = (
             _put_back(rectangles, ctx.pack, torch.empty_like(each))
@@ -121,15 +121,16 @@ def _blocks(length: int) -> Iterator[tuple[slice, int]]:
         yield slice(start, seen), seen
 
 
-def _rectangle(x: torch.Tensor, bucket: Bucket, kv_heads: int, *, empty: float | None = None) -> torch.Tensor:
+def _rectangle(x: torch.Tensor, bucket: Bucket, kv_heads: int, *, cleared: bool = False) -> torch.Tensor:
     """[T, heads, d] -> [documents * kv_heads, heads that share a key head, length, d].
 
-    No token sees an empty place, which is behind its document; it may hold anything but a gradient.
+    No token sees an empty place, which is behind its document: it may hold anything unless `cleared`, as a
+    gradient has to be.
     """
     heads, d = x.shape[1:]
     laid = x.flatten(1).index_select(0, bucket.positions)
-    if empty is not None:
-        laid.index_fill_(0, bucket.empty, empty)
+    if cleared:
+        laid.index_fill_(0, bucket.empty, 0)
     split = laid.view(bucket.documents, bucket.length, kv_heads, heads // kv_heads, d)
     return split.permute(0, 2, 3, 1, 4).reshape(-1, heads // kv_heads, bucket.length, d)
 
@@ -137,9 +138,9 @@ def _rectangle(x: torch.Tensor, bucket: Bucket, kv_heads: int, *, empty: float |
 def _put_back(rectangles: Sequence[torch.Tensor], pack: Pack, out: torch.Tensor) -> torch.Tensor:
     """The other way round, into `out` [T, heads, d]; 0 at places of no document."""
     tokens = len(pack.places)
-    laid = rectangles[0].new_empty(sum(len(bucket.positions) for bucket in pack.buckets), *out.shape[1:])
-    parts = laid.split([len(bucket.positions) for bucket in pack.buckets])
-    for bucket, rectangle, part in zip(pack.buckets, rectangles, parts, strict=True):
+    sizes = [len(bucket.positions) for bucket in pack.buckets]
+    laid = rectangles[0].new_empty(sum(sizes), *out.shape[1:])
+    for bucket, rectangle, part in zip(pack.buckets, rectangles, laid.split(sizes), strict=True):
         _, group, length, d = rectangle.shape
         split = rectangle.view(bucket.documents, -1, group, length, d).permute(0, 3, 1, 2, 4)
         part.view(split.shape).copy_(split)

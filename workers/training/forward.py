@@ -213,7 +213,7 @@ class Decoder:
             targets,
             self.spec.alpha / self.spec.rank,
             # Of all that bf16 rounds, queries and keys move the loss and the gradients of keys most: softmax
-            # magnifies their errors. It costs a tenth of the products.
+            # magnifies their errors.
             fp32_outputs="self_attn.k_proj" in names and self.device.type == "cpu",
         )
 
