@@ -94,7 +94,7 @@ bench-data: venv ## Reading, checking and doctoring a million rows, against data
 	$(PYTHON_VENV) benchmarks/data_pages.py
 
 .PHONY: bench-engine
-bench-engine: venv ## The training engine beside TRL, at equal loss (FULL=1: the whole loss gate, over an hour)
+bench-engine: venv ## The training engine beside TRL, at equal loss (half an hour; FULL=1: held-out loss of three seeds as well)
 	$(PYTHON_VENV) -m benchmarks.engine.repack --base $${STILLHOUSE_HOME:-var}/bases/smollm2-135m-instruct
 	$(PYTHON_VENV) -m benchmarks.engine --base $${STILLHOUSE_HOME:-var}/bases/smollm2-135m-instruct $(if $(FULL),--full)
 

@@ -51,10 +51,9 @@ def check_heldout(ours: Sequence[float], baseline: Sequence[float]) -> Check:
     return Check(f"heldout_loss_{len(baseline)}_seeds", distance <= spread, distance, spread)
 
 
-def verdict(checks: Sequence[Check], mode: str) -> dict[str, Any]:
+def verdict(checks: Sequence[Check]) -> dict[str, Any]:
     """The `loss_gate` of the result line."""
     return {
         "passed": all(check.passed for check in checks),
-        "mode": mode,
         "checks": [asdict(check) for check in checks],
     }

@@ -110,7 +110,7 @@ def test_the_gate_fails_what_is_not_equal() -> None:
     assert gate.check_curve([1.1, 0.9], first, second).passed
     assert not gate.check_curve([2.1, 1.6], first, second).passed
     assert not gate.check_heldout([0.9, 0.9], [0.5, 0.6]).passed
-    found = gate.verdict([gate.check_step0(1.0, 1.0), gate.check_heldout([0.9], [0.5, 0.6])], "full")
+    found = gate.verdict([gate.check_step0(1.0, 1.0), gate.check_heldout([0.9], [0.5, 0.6])])
     assert found["passed"] is False
 
 

@@ -15,7 +15,7 @@ from stillhouse.datasets.models import DatasetVersion, Upload
 from stillhouse.erasure.confirming import confirm_erasure
 from stillhouse.erasure.forgetting import settle_erasures
 from stillhouse.erasure.models import Erasure
-from stillhouse.erasure.unnamed import is_named, remove_unnamed
+from stillhouse.erasure.unnamed import is_named, remove_object, remove_unnamed
 from tests.registry import at_once, validation_report
 from tests.web.test_erasure import ROWS, SECRET, searched
 from tests.web.test_worker_api import REPORT, adapter_files, finish_with, started, state
@@ -89,6 +89,25 @@ def test_an_object_in_use_or_on_its_way_is_not_swept(world: World) -> None:
     PendingObject.objects.filter(holder="job_1/1").update(since=timezone.now() - 2 * day)
     assert remove_unnamed(older_than=day) == 0 and blobs.exists(digest)
     assert [each.holder for each in PendingObject.objects.all()] == ["job_2/1"]
+
+
+def test_what_another_row_names_or_somebody_brings_is_not_removed(world: World) -> None:
+    run = started(world)
+    worker = world.worker(run.job)
+    worker.claim()
+    files = adapter_files(run)
+    manifest = sha256(files["manifest.json"])
+    assert finish_with(worker, files, {"manifest_sha256": manifest}).status_code == 200
+    version = AdapterVersion.objects.get()
+    remove_object(manifest)
+    assert blobs.exists(manifest), "the version names it"
+    bringer = Holder("job_9/1", "ws_9")
+    bringer.expects(manifest)  # another workspace's run of the same data, settings and seed
+    remove_object(manifest, of=version)
+    assert blobs.exists(manifest), "its run has been told that it is there"
+    bringer.brought()
+    remove_object(manifest, of=version)
+    assert not blobs.exists(manifest)
 
 
 @pytest.mark.django_db(transaction=True)

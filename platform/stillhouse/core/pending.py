@@ -43,9 +43,11 @@ class Holder:
                 pending.delete()
 
 
-def is_pending(sha256: str, *, but: Holder | None = None) -> bool:
-    """Whether somebody brings this object, other than `but`."""
-    return PendingObject.objects.filter(sha256=sha256).exclude(holder=but.id if but else "").exists()
+@contextmanager
+def undisturbed(sha256: str, *, by: Holder | None = None) -> Iterator[bool]:
+    """Hold off everybody who would bring this object; whether nobody else than `by` is about to."""
+    with held(_lock(sha256), at_most=REMOVED_WITHIN):
+        yield not PendingObject.objects.filter(sha256=sha256).exclude(holder=by.id if by else "").exists()
 
 
 def expired(older_than: timedelta, most: int = 1000) -> list[str]:

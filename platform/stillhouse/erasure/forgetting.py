@@ -12,7 +12,6 @@ from django.utils import timezone
 
 from stillhouse.adapters.models import RETIRED, AdapterVersion
 from stillhouse.audit.actions import record
-from stillhouse.core import blobs
 from stillhouse.core.models import PendingObject
 from stillhouse.core.sealing import unseal
 from stillhouse.datasets.models import Comment, Comparison, DatasetReport, DatasetVersion, Trial
@@ -20,6 +19,7 @@ from stillhouse.datasets.purging import remove_files
 from stillhouse.erasure.models import Erasure, Quarantine
 from stillhouse.erasure.quarantining import quarantine_trained_on
 from stillhouse.erasure.searching import PURPOSE, scope_of
+from stillhouse.erasure.unnamed import remove_object
 from stillhouse.evaluations.models import EvaluatedRow, Evaluation, EvaluationResult
 from stillhouse.jobs.checkpoints import drop_checkpoints
 from stillhouse.jobs.models import ENDED, Job
@@ -144,7 +144,7 @@ def _forget_evaluations(gone: Iterable[DatasetVersion]) -> None:
     for evaluation in Evaluation.objects.filter(data__in=[each.pk for each in gone]):
         EvaluatedRow.objects.filter(evaluation=evaluation).delete()
         for result in EvaluationResult.objects.filter(evaluation=evaluation):
-            blobs.remove(result.rows_sha256)
+            remove_object(result.rows_sha256)
 
 
 def _redact_words(erasure: Erasure) -> None:
@@ -177,13 +177,8 @@ def _says(operation: dict[str, object], text: str) -> bool:
 def _remove_adapter(quarantine: Quarantine) -> None:
     """The files of a retired version: they hold a few of the rows it was trained on, as golden samples."""
     version = quarantine.version
-    others = AdapterVersion.objects.exclude(pk=version.pk).exclude(
-        quarantines__files_removed_at__isnull=False
-    )
-    for file in version.manifest_body["files"]:
-        if not others.filter(manifest_body__files__contains=[{"sha256": file["sha256"]}]).exists():
-            blobs.remove(file["sha256"])
-    blobs.remove(version.digest)
+    for digest in [*(file["sha256"] for file in version.manifest_body["files"]), version.digest]:
+        remove_object(digest, of=version)
     drop_checkpoints(version.run.job)
     AdapterVersion.objects.filter(pk=version.pk).update(manifest_body={**version.manifest_body, "golden": []})
     Quarantine.objects.filter(pk=quarantine.pk).update(files_removed_at=Now())

@@ -6,7 +6,7 @@ from django.db.models import Q
 
 from stillhouse.adapters.models import AdapterVersion
 from stillhouse.core import blobs
-from stillhouse.core.pending import expired, settling
+from stillhouse.core.pending import expired, settling, undisturbed
 from stillhouse.datasets.purging import is_read
 from stillhouse.evaluations.models import EvaluationResult
 
@@ -25,9 +25,18 @@ def remove_unnamed(*, older_than: timedelta = KEPT_FOR) -> int:
     return removed
 
 
-def is_named(sha256: str) -> bool:
-    """Whether a row of any workspace says that there is an object of this digest."""
+def remove_object(sha256: str, *, of: AdapterVersion | None = None) -> None:
+    """Remove an object unless a row names it, other than `of`, or somebody is just bringing it: the keeper
+    sees to that one later. Safe to call again."""
+    with undisturbed(sha256) as alone:
+        if alone and not is_named(sha256, but=of):
+            blobs.remove(sha256)
+
+
+def is_named(sha256: str, *, but: AdapterVersion | None = None) -> bool:
+    """Whether a row of any workspace, other than `but`, says that there is an object of this digest."""
     adapters = AdapterVersion.objects.exclude(quarantines__files_removed_at__isnull=False)
+    adapters = adapters.exclude(pk=but.pk if but else "")
     return (
         is_read(sha256)
         or adapters.filter(Q(digest=sha256) | Q(manifest_body__files__contains=[{"sha256": sha256}])).exists()
