@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from workers.training.packs import CPU_ROUND_TOKENS
+
 HEAD_CHUNK = 512
 """Positions whose bf16 logits exist at a time: 50 MB for a vocabulary of 49,152."""
 FP32_ROWS = {"cpu": 16, "cuda": HEAD_CHUNK}
@@ -22,16 +24,19 @@ class HeadLoss(torch.autograd.Function):
         ctx: Any, hidden: torch.Tensor, head: torch.Tensor, labels: torch.Tensor, divisor: int
     ) -> torch.Tensor:
         loss = torch.zeros((), device=hidden.device)
-        gradient = torch.empty_like(hidden)
-        for chunk in _chunks(len(labels), HEAD_CHUNK):
-            logits = hidden[chunk] @ head.T
-            for rows, logprobs in _logprobs(logits):
+        filled = _filled(hidden)
+        gradient = torch.empty_like(filled)
+        for chunk in _chunks(len(filled), HEAD_CHUNK):
+            logits = filled[chunk] @ head.T
+            trained = len(labels[chunk])
+            for rows, logprobs in _logprobs(logits[:trained]):
                 wanted = labels[chunk][rows].unsqueeze(1)
                 loss -= logprobs.gather(1, wanted).sum()
                 slope = logprobs.exp_().scatter_add_(1, wanted, wanted.new_full(wanted.shape, -1).float())
                 logits[rows] = slope.div_(divisor)
+            logits[trained:] = 0
             torch.mm(logits, head, out=gradient[chunk])
-        ctx.save_for_backward(gradient)
+        ctx.save_for_backward(gradient[: len(labels)])
         return loss / divisor
 
     @staticmethod
@@ -42,12 +47,19 @@ class HeadLoss(torch.autograd.Function):
 
 def label_logprobs(hidden: torch.Tensor, head: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Log-probabilities [P] of `labels` (fp32, nats) given hidden states [P, hidden]."""
+    filled = _filled(hidden)
     found = [
         logprobs.gather(1, labels[chunk][rows].unsqueeze(1)).squeeze(1)
-        for chunk in _chunks(len(labels), HEAD_CHUNK)
-        for rows, logprobs in _logprobs(hidden[chunk] @ head.T)
+        for chunk in _chunks(len(filled), HEAD_CHUNK)
+        for rows, logprobs in _logprobs((filled[chunk] @ head.T)[: len(labels[chunk])])
     ]
     return torch.cat(found)
+
+
+def _filled(hidden: torch.Tensor) -> torch.Tensor:
+    """With empty rows up to a multiple of `CPU_ROUND_TOKENS` on a CPU, which keeps a kernel for every shape."""
+    missing = -len(hidden) % CPU_ROUND_TOKENS if hidden.device.type == "cpu" else 0
+    return torch.nn.functional.pad(hidden, (0, 0, 0, missing)) if missing else hidden
 
 
 def _logprobs(logits: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
