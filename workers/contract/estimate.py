@@ -29,8 +29,8 @@ the workspaces of cuBLAS on a CUDA device (its context is not counted among what
 
 ALLOCATOR_SLACK: dict[Device, float] = {"cpu": 1.6, "cuda": 1.0}
 """Activations take this times their size. On a CPU the C library keeps pieces of what was freed: measured
-with SmolLM2-135M and packs of up to 435, 995 and 2,048 tokens between 1.4, where the packs are alike, and 1.9,
-where they and their documents are of many lengths. On a GPU assumed."""
+with SmolLM2-135M and packs of up to 435, 1,021 and 2,048 tokens between 1.4, where the packs are alike, and
+1.9, where they and their documents are of many lengths. On a GPU assumed."""
 
 
 class BaseShape(Message):

@@ -57,7 +57,7 @@ def label_logprobs(hidden: torch.Tensor, head: torch.Tensor, labels: torch.Tenso
 
 
 def _filled(hidden: torch.Tensor) -> torch.Tensor:
-    """With empty rows up to a multiple of `CPU_ROUND_TOKENS` on a CPU, which keeps a kernel for every shape."""
+    """On a CPU, which keeps a kernel for every shape, with empty rows up to a multiple of some."""
     missing = -len(hidden) % CPU_ROUND_TOKENS if hidden.device.type == "cpu" else 0
     return torch.nn.functional.pad(hidden, (0, 0, 0, missing)) if missing else hidden
 

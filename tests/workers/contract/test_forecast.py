@@ -28,7 +28,9 @@ def counts() -> TokenCounts:
     return count_tokens(lengths, rows=2000, seconds=0.0)
 
 
-@pytest.mark.parametrize(("tokens", "mib"), [(435, 1545), (995, 1993), (1021, 2265), (2048, 2777), (2048, 3159)])
+@pytest.mark.parametrize(
+    ("tokens", "mib"), [(435, 1545), (995, 1993), (1021, 2265), (2048, 2777), (2048, 3159)]
+)
 def test_peak_memory_is_within_a_tenth_of_what_was_measured(tokens: int, mib: int) -> None:
     predicted = peak_bytes(SMOL, TrainSpec(), PLANS[0], tokens, "cpu", 128)
     assert predicted == pytest.approx(mib * 1024**2, rel=0.1)
