@@ -4,9 +4,10 @@
     python benchmarks/escalation.py --url http://127.0.0.1:8000/v1 --key ... --model clauses --rows more.jsonl
 
 Asks every question once (a gateway, or an engine itself), with log-probabilities. The remote model is taken
-to be always right, so a rule is as good as the questions it picks: by chance, by the entropy of the tokens,
-or by our confidence, which is fitted to other questions than those it judges (five parts). Quality to reach:
-half of what is wrong here put right. Ends with one JSON line; intervals are bootstrapped over questions.
+to be always right, so a rule is as good as the questions it picks: by chance, by the mean entropy of the
+answer's tokens or of all, the reasoning's too, or by our confidence, which is fitted to other questions than
+those it judges (five parts). Qualities to reach: half and nine tenths of what is wrong here put right. Ends
+with one JSON line; intervals are bootstrapped over questions.
 """
 
 import argparse
@@ -30,6 +31,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
 from benchmarks.report import Line  # noqa: E402
 
 PARTS, ROUNDS, TOP = 5, 1000, 20
+QUALITIES = {"half": 0.5, "nine_tenths": 0.9}
+"""Parts of the wrong answers to put right."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ class Answer:
     sure: Any
     """Sureness."""
     entropy: float
-    """Mean over the answer's tokens, of the likeliest TOP."""
+    """Mean over the answer's tokens, of the likeliest TOP,"""
+    entropy_of_all: float
+    """and over those of the reasoning and the answer."""
 
 
 def main() -> None:
@@ -73,6 +78,7 @@ def report(answers: list[Answer], model: str) -> dict[str, Any]:
     rules = {
         "random": [0.0] * len(answers),
         "entropy": [-answer.entropy for answer in answers],
+        "entropy_of_all": [-answer.entropy_of_all for answer in answers],
         "confidence": cross_fitted(answers),
     }
     right = [answer.right for answer in answers]
@@ -80,9 +86,17 @@ def report(answers: list[Answer], model: str) -> dict[str, Any]:
         "model": model,
         "questions": len(answers),
         "right_here": sum(right),
-        "share_asked_elsewhere": {name: with_interval(right, keep) for name, keep in rules.items()},
+        "share_asked_elsewhere": {
+            quality: {name: with_interval(right, keep, part) for name, keep in rules.items()}
+            for quality, part in QUALITIES.items()
+        },
         "confidence_less": {
-            name: difference(right, rules["confidence"], rules[name]) for name in ("random", "entropy")
+            quality: {
+                name: difference(right, rules["confidence"], keep, part)
+                for name, keep in rules.items()
+                if name != "confidence"
+            }
+            for quality, part in QUALITIES.items()
         },
     }
 
@@ -103,10 +117,14 @@ def judged(messages: list[dict[str, str]], text: str, content: list[dict[str, An
 
     _, closed, after = text.rpartition(THINK_END)
     said = "" if not closed and after.lstrip().startswith("<think>") else after.strip()
-    entropies = [_entropy(entry) for entry in content[answer_start(content) :]] or [math.inf]
+    entropies = [_entropy(entry) for entry in content]
+    of_answer = entropies[answer_start(content) :]
     expected = messages[-1]["content"].rpartition(THINK_END)[2].strip()
     return Answer(
-        exact_match(said, expected) == 1, sureness(content if said else []), statistics.fmean(entropies)
+        exact_match(said, expected) == 1,
+        sureness(content if said else []),
+        statistics.fmean(of_answer) if of_answer else math.inf,
+        statistics.fmean(entropies) if entropies else math.inf,
     )
 
 
@@ -128,8 +146,8 @@ def cross_fitted(answers: Sequence[Answer]) -> list[float]:
     return found
 
 
-def share_needed(right: Sequence[bool], keep: Sequence[float], tie: random.Random) -> float:
-    """Share of questions to ask elsewhere, the least kept first, until half of the wrong ones are right."""
+def share_needed(right: Sequence[bool], keep: Sequence[float], part: float, tie: random.Random) -> float:
+    """Share of questions to ask elsewhere, the least kept first, until that part of the wrong is right."""
     wrong = sum(not each for each in right)
     if not wrong:
         return 0.0
@@ -137,33 +155,35 @@ def share_needed(right: Sequence[bool], keep: Sequence[float], tie: random.Rando
     put_right = 0
     for asked, index in enumerate(order, start=1):
         put_right += not right[index]
-        if put_right >= wrong / 2:
+        if put_right >= part * wrong:
             return asked / len(right)
     raise AssertionError("every question was asked")
 
 
-def difference(right: Sequence[bool], ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+def difference(
+    right: Sequence[bool], ours: Sequence[float], theirs: Sequence[float], part: float
+) -> dict[str, float]:
     """By how much smaller the share is by our rule than by theirs, on the same bootstrapped questions: the
     mean and the middle 95 %. Ours is better where all of it is above 0."""
     draw, drawn = random.Random(2), []
     for _ in range(ROUNDS):
         some = [draw.randrange(len(right)) for _ in right]
         was = [right[i] for i in some]
-        one = share_needed(was, [ours[i] for i in some], draw)
-        drawn.append(share_needed(was, [theirs[i] for i in some], draw) - one)
+        one = share_needed(was, [ours[i] for i in some], part, draw)
+        drawn.append(share_needed(was, [theirs[i] for i in some], part, draw) - one)
     cuts = statistics.quantiles(drawn, n=40)
     mean = statistics.fmean(drawn)
     return {"share": round(mean, 3), "low": round(cuts[0], 3), "high": round(cuts[-1], 3)}
 
 
-def with_interval(right: Sequence[bool], keep: Sequence[float]) -> dict[str, float]:
+def with_interval(right: Sequence[bool], keep: Sequence[float], part: float) -> dict[str, float]:
     """Mean over ties, and the middle 95 % over bootstrapped sets of questions."""
     draw = random.Random(1)
-    as_is = statistics.fmean(share_needed(right, keep, draw) for _ in range(ROUNDS))
+    as_is = statistics.fmean(share_needed(right, keep, part, draw) for _ in range(ROUNDS))
     drawn = []
     for _ in range(ROUNDS):
         some = [draw.randrange(len(right)) for _ in right]
-        drawn.append(share_needed([right[i] for i in some], [keep[i] for i in some], draw))
+        drawn.append(share_needed([right[i] for i in some], [keep[i] for i in some], part, draw))
     cuts = statistics.quantiles(drawn, n=40)
     return {"share": round(as_is, 3), "low": round(cuts[0], 3), "high": round(cuts[-1], 3)}
 

@@ -15,8 +15,9 @@ from pydantic import Field
 from workers.contract.base import Message
 
 THINK_END = "</think>"
-LEAST_SURE = 0.1
-"""Share of an answer's tokens that its margin is the mean of: a wrong word among right ones has to show."""
+LEAST_SURE = 0.2
+"""Share of the tokens that the margin is the mean of: a wrong word among right ones has to show. Those of the
+reasoning count as well: what was decided there, the answer only copies, however wrong it is."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +25,18 @@ class Sureness:
     """Of one answer."""
 
     margin: float | None
-    """By how much the chosen token was likelier than the next best, -1..1, over the least sure tokens of the
-    answer; None where it has none, as when the reasoning never ended."""
+    """By how much the chosen token was likelier than the next best, -1..1, over the least sure tokens of
+    reasoning and answer; None where there is no answer, as when the reasoning never ended."""
     reasoning_tokens: int
 
 
 def sureness(content: Sequence[Mapping[str, Any]]) -> Sureness:
     """Of an answer with OpenAI's `logprobs.content`, two `top_logprobs` a token, reasoning included."""
     first = answer_start(content)
-    said = [entry for entry in content[first:] if (entry.get("token") or "").strip()]
+    answered = any((entry.get("token") or "").strip() for entry in content[first:])
+    said = [entry for entry in content if (entry.get("token") or "").strip()]
     margins = sorted(margin for entry in said if (margin := _margin(entry)) is not None)
-    if not margins:
+    if not answered or not margins:
         return Sureness(None, first)
     least = margins[: max(1, math.ceil(len(margins) * LEAST_SURE))]
     return Sureness(sum(least) / len(least), first)

@@ -166,7 +166,7 @@ def _graded(answer: Answer, expected: str, spec: EvaluateSpec) -> Grade:
         finish_reason=answer.finish_reason,
         completion_tokens=answer.completion_tokens,
         think=thought.state,
-        margin=answer.sure.margin if thought.answer else None,
+        least_sure=answer.sure.margin if thought.answer else None,
         reasoning_tokens=answer.sure.reasoning_tokens,
     )
 

@@ -118,7 +118,7 @@ def record_result(
         evaluation=evaluation,
         summary_body=summary.model_dump(mode="json"),
         rows_sha256=rows_sha256,
-        calibration=calibration.model_dump(mode="json") if calibration else None,
+        confidence=calibration.model_dump(mode="json") if calibration else None,
     )
     version = evaluation.version
     record(

@@ -28,8 +28,10 @@ class EvaluationResult(models.Model):
     summary_body = models.JSONField()
     rows_sha256 = models.CharField(max_length=64)
     """Blob of `rows.jsonl`; an approval is bound to it."""
-    calibration = models.JSONField(null=True)
+    confidence = models.JSONField(null=True)
     """A Calibration of the adapter's answers; None where there are too few, or none with margins."""
+    calibration = models.JSONField(null=True)
+    """The same by the margins of the answers alone: the version before reads it."""
     created_at = models.DateTimeField(auto_now_add=True)
 
     @property

@@ -30,7 +30,7 @@ def doubting(
 ) -> Serving:
     """A gateway of an alias that asks elsewhere when its answer is less likely right than 0.8."""
     EvaluationResult.objects.filter(evaluation__version__in=house.held).update(
-        calibration=CALIBRATION.model_dump(mode="json")
+        confidence=CALIBRATION.model_dump(mode="json")
     )
     start_escalation(by=house.lead, alias=stable, terms=terms(remote, reasons=("confidence",), threshold=0.8))
     return serve(gateway_config(destinations=destinations))
@@ -137,12 +137,15 @@ def token(text: str, chosen: float, other: float) -> dict[str, object]:
     return {"token": text, "logprob": chosen, "top_logprobs": top}
 
 
-def test_the_margin_is_of_the_answer_and_not_of_its_reasoning() -> None:
+def test_the_margin_is_of_the_least_sure_words_of_reasoning_and_answer() -> None:
     thought = [token("hm", -0.7, -0.8), token("</think>", 0.0, -20.0)]
     answer = [token("\n", -0.6, -0.7), token("yes", -0.105, -2.3)]
     sure = sureness([*thought, *answer])
-    assert sure.margin == pytest.approx(0.9 - 0.1, abs=0.01) and sure.reasoning_tokens == 2
-    assert sureness(answer).reasoning_tokens == 0
+    assert sure.margin == pytest.approx(0.497 - 0.449, abs=0.01) and sure.reasoning_tokens == 2
+    alone = sureness(answer)
+    assert alone.margin == pytest.approx(0.9 - 0.1, abs=0.01) and alone.reasoning_tokens == 0
+    least = [token(word, -0.105, -2.3) for word in "abcd"] + [token("e", -0.6, -0.9), token("f", -0.7, -0.8)]
+    assert sureness(least).margin == pytest.approx((0.497 - 0.449 + 0.549 - 0.407) / 2, abs=0.01)
     split = [token("hm</th", -0.7, -0.8), token("ink>\n", 0.0, -20.0), token("yes", -0.105, -2.3)]
     assert sureness(split).reasoning_tokens == 2
     assert sureness(thought) == Sureness(None, 2) and sureness([]) == Sureness(None, 0)
