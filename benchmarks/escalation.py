@@ -5,9 +5,9 @@
 
 Asks every question once (a gateway, or an engine itself), with log-probabilities. The remote model is taken
 to be always right, so a rule is as good as the questions it picks: by chance, by the mean entropy of the
-answer's tokens or of all, the reasoning's too, or by our confidence, which is fitted to other questions than
-those it judges (five parts). Qualities to reach: half and nine tenths of what is wrong here put right. Ends
-with one JSON line; intervals are bootstrapped over questions.
+answer's tokens or of all, the reasoning's too, or by our confidence. That is fitted to a third of the
+questions, as to an evaluation; all rules are judged on the others. Qualities to reach: half and nine tenths
+of what is wrong here put right. Ends with one JSON line; intervals are bootstrapped over questions.
 """
 
 import argparse
@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
 
 from benchmarks.report import Line  # noqa: E402
 
-PARTS, ROUNDS, TOP = 5, 1000, 20
+FITTED_TO, ROUNDS, TOP = 1 / 3, 1000, 20
 QUALITIES = {"half": 0.5, "nine_tenths": 0.9}
 """Parts of the wrong answers to put right."""
 
@@ -75,15 +75,18 @@ def main() -> None:
 def report(answers: list[Answer], model: str) -> dict[str, Any]:
     """The figures."""
     random.Random(0).shuffle(answers)
+    fitted = round(FITTED_TO * len(answers))
+    evaluation, answers = answers[:fitted], answers[fitted:]
     rules = {
         "random": [0.0] * len(answers),
         "entropy": [-answer.entropy for answer in answers],
         "entropy_of_all": [-answer.entropy_of_all for answer in answers],
-        "confidence": cross_fitted(answers),
+        "confidence": confidences(evaluation, answers),
     }
     right = [answer.right for answer in answers]
     return {
         "model": model,
+        "fitted_to": fitted,
         "questions": len(answers),
         "right_here": sum(right),
         "share_asked_elsewhere": {
@@ -132,18 +135,14 @@ def _entropy(entry: dict[str, Any]) -> float:
     return -math.fsum(math.exp(each["logprob"]) * each["logprob"] for each in entry["top_logprobs"])
 
 
-def cross_fitted(answers: Sequence[Answer]) -> list[float]:
-    """Confidence in each answer by a calibration that has not seen it; the margin orders equal ones."""
+def confidences(evaluation: Sequence[Answer], answers: Sequence[Answer]) -> list[float]:
+    """In each answer, by a calibration that has seen none of them; the margin orders equal ones."""
     from stillhouse.evaluations.isotonic import fit  # noqa: PLC0415
 
-    found = []
-    for index, answer in enumerate(answers):
-        others = [(each.sure, each.right) for at, each in enumerate(answers) if at % PARTS != index % PARTS]
-        calibration = fit(others, fewest=1)
-        if calibration is None:
-            raise SystemExit("no answer came with log-probabilities")
-        found.append(calibration.confidence(answer.sure) + 1e-6 * (answer.sure.margin or -1))
-    return found
+    calibration = fit([(answer.sure, answer.right) for answer in evaluation])
+    if calibration is None:
+        raise SystemExit("too few answers came with log-probabilities")
+    return [calibration.confidence(answer.sure) + 1e-6 * (answer.sure.margin or -1) for answer in answers]
 
 
 def share_needed(right: Sequence[bool], keep: Sequence[float], part: float, tie: random.Random) -> float:
