@@ -117,7 +117,7 @@ def test_each_threshold_is_shown_with_what_it_would_have_done(
     assert "at least 30 rows" in page(client)
     rows = [
         row.model_copy(
-            update={"adapter": row.adapter.model_copy(update={"least_sure": 0.9 - 0.2 * (row.index % 5)})}
+            update={"adapter": row.adapter.model_copy(update={"margin": 0.9 - 0.2 * (row.index % 5)})}
         )
         for row in evaluation_rows([False] * 40, [index % 5 < 3 for index in range(40)])
     ]

@@ -5,7 +5,7 @@ import pytest
 from stillhouse.adapters.models import AdapterVersion
 from stillhouse.core.errors import Conflict, NotFound, UserError
 from stillhouse.evaluations.actions import queue_evaluation, record_result, request_evaluation
-from stillhouse.evaluations.confidence import judged_rows, table_of
+from stillhouse.evaluations.confidence import table_of
 from stillhouse.evaluations.models import EvaluatedRow, EvaluationResult
 from stillhouse.evaluations.queries import (
     latest_evaluation,
@@ -154,7 +154,7 @@ def test_margins_become_a_calibration_and_fewer_than_thirty_do_not(world: World)
         rows = [
             row.model_copy(
                 update={
-                    "adapter": row.adapter.model_copy(update={"least_sure": 0.9 if right[row.index] else 0.1})
+                    "adapter": row.adapter.model_copy(update={"margin": 0.9 if right[row.index] else 0.1})
                 }
             )
             if margins
@@ -171,10 +171,8 @@ def test_margins_become_a_calibration_and_fewer_than_thirty_do_not(world: World)
             assert {(row.local, row.right) for row in table} == {(24, 24)}
 
 
-def test_rows_of_older_workers_are_read_and_say_nothing_of_sureness() -> None:
-    for kept in ({}, {"margin": 0.9, "reasoning_tokens": 7}):
-        old = evaluation_rows([True], [False])[0].model_dump(mode="json")
-        for side in ("base", "adapter"):
-            del old[side]["least_sure"], old[side]["margin"], old[side]["reasoning_tokens"]
-            old[side] |= kept
-        assert judged_rows([EvaluationRow.model_validate(old)]) == []
+def test_a_row_written_before_margins_were_kept_is_still_read() -> None:
+    old = evaluation_rows([True], [False])[0].model_dump(mode="json")
+    for side in ("base", "adapter"):
+        del old[side]["margin"], old[side]["reasoning_tokens"]
+    assert EvaluationRow.model_validate(old).adapter.margin is None

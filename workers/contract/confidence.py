@@ -15,9 +15,8 @@ from pydantic import Field
 from workers.contract.base import Message
 
 THINK_END = "</think>"
-LEAST_SURE = 0.2
-"""Share of the tokens that the margin is the mean of: a wrong word among right ones has to show. Those of the
-reasoning count as well: what was decided there, the answer only copies, however wrong it is."""
+LEAST_SURE = 0.1
+"""Share of the tokens that a margin is the mean of: a wrong word among right ones has to show."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +24,17 @@ class Sureness:
     """Of one answer."""
 
     margin: float | None
-    """By how much the chosen token was likelier than the next best, -1..1, over the least sure tokens of
-    reasoning and answer; None where there is no answer, as when the reasoning never ended."""
+    """By how much the chosen token was likelier than the next best, -1..1, over the least sure tokens of the
+    answer; None where it has none, as when the reasoning never ended."""
+    reasoning_margin: float | None
+    """The same of the reasoning: an answer may only copy what was decided there. None where there is none."""
     reasoning_tokens: int
 
 
 def sureness(content: Sequence[Mapping[str, Any]]) -> Sureness:
     """Of an answer with OpenAI's `logprobs.content`, two `top_logprobs` a token, reasoning included."""
     first = answer_start(content)
-    answered = any((entry.get("token") or "").strip() for entry in content[first:])
-    said = [entry for entry in content if (entry.get("token") or "").strip()]
-    margins = sorted(margin for entry in said if (margin := _margin(entry)) is not None)
-    if not answered or not margins:
-        return Sureness(None, first)
-    least = margins[: max(1, math.ceil(len(margins) * LEAST_SURE))]
-    return Sureness(sum(least) / len(least), first)
+    return Sureness(_least_sure(content[first:]), _least_sure(content[:first]), first)
 
 
 def answer_start(content: Sequence[Mapping[str, Any]]) -> int:
@@ -50,6 +45,13 @@ def answer_start(content: Sequence[Mapping[str, Any]]) -> int:
         ends.append(len(text))
     at = text.rfind(THINK_END)
     return bisect_right(ends, at + len(THINK_END) - 1) + 1 if at >= 0 else 0
+
+
+def _least_sure(content: Sequence[Mapping[str, Any]]) -> float | None:
+    said = [entry for entry in content if (entry.get("token") or "").strip()]
+    margins = sorted(margin for entry in said if (margin := _margin(entry)) is not None)
+    least = margins[: math.ceil(len(margins) * LEAST_SURE)]
+    return sum(least) / len(least) if least else None
 
 
 def _margin(entry: Mapping[str, Any]) -> float | None:
@@ -74,8 +76,10 @@ class Calibration(Message):
 
     rows: int
     """Answers it was fitted to."""
+    reasoning_weight: float = Field(default=0.0, ge=0)
+    """Of the reasoning's margin beside the answer's."""
     length_weight: float = Field(ge=0)
-    """Of the logarithm of the reasoning's tokens, which is taken from the margin."""
+    """Of the logarithm of the reasoning's tokens, which is taken from the margins."""
     steps: list[Step] = Field(min_length=1)
     """By rising score."""
 
@@ -83,10 +87,14 @@ class Calibration(Message):
         """Probability that the answer is right; 0 for one that says nothing."""
         if sure.margin is None:
             return 0.0
-        at = bisect_right(self.steps, score_of(sure, self.length_weight), key=lambda step: step.score)
+        score = score_of(sure, self.reasoning_weight, self.length_weight)
+        at = bisect_right(self.steps, score, key=lambda step: step.score)
         return self.steps[max(0, at - 1)].right
 
 
-def score_of(sure: Sureness, length_weight: float) -> float:
-    """Margin, less for long reasoning. For an answer that has a margin."""
-    return (sure.margin or 0.0) - length_weight * math.log1p(sure.reasoning_tokens)
+def score_of(sure: Sureness, reasoning_weight: float, length_weight: float) -> float:
+    """The margins, less for long reasoning. For an answer that has a margin; no reasoning is as good as sure
+    reasoning."""
+    thought = 1.0 if sure.reasoning_margin is None else sure.reasoning_margin
+    length = math.log1p(sure.reasoning_tokens)
+    return (sure.margin or 0.0) + reasoning_weight * thought - length_weight * length

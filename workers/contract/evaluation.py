@@ -50,10 +50,9 @@ class Grade(Message):
     finish_reason: str = ""
     completion_tokens: int = 0
     think: Literal["valid", "empty", "missing", "truncated"] = "missing"
-    least_sure: float | None = None
-    """`Sureness.margin`; None where the answer is empty or the endpoint gives no log-probabilities."""
     margin: float | None = None
-    """The same of the answer alone, as a worker of the version before says it. Nothing reads it."""
+    """`Sureness.margin`; None where the answer is empty or the endpoint gives no log-probabilities."""
+    reasoning_margin: float | None = None
     reasoning_tokens: int = 0
 
 

@@ -31,7 +31,7 @@ class Answer:
     """The endpoint has set reasoning apart; otherwise a think block is still in `content`."""
     finish_reason: str
     completion_tokens: int
-    sure: Sureness = Sureness(None, 0)  # noqa: RUF009 - it is frozen
+    sure: Sureness = Sureness(None, None, 0)  # noqa: RUF009 - it is frozen
 
 
 class _Message(BaseModel):

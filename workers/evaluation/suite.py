@@ -166,7 +166,8 @@ def _graded(answer: Answer, expected: str, spec: EvaluateSpec) -> Grade:
         finish_reason=answer.finish_reason,
         completion_tokens=answer.completion_tokens,
         think=thought.state,
-        least_sure=answer.sure.margin if thought.answer else None,
+        margin=answer.sure.margin if thought.answer else None,
+        reasoning_margin=answer.sure.reasoning_margin,
         reasoning_tokens=answer.sure.reasoning_tokens,
     )
 

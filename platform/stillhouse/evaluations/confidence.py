@@ -11,7 +11,7 @@ def judged_rows(rows: Iterable[EvaluationRow]) -> list[Judged]:
     """The adapter's answers; none of an evaluation that kept no margins."""
     found = [
         (
-            Sureness(row.adapter.least_sure, row.adapter.reasoning_tokens),
+            Sureness(row.adapter.margin, row.adapter.reasoning_margin, row.adapter.reasoning_tokens),
             row.adapter.scores.get("exact_match", 0) >= 1,
         )
         for row in rows
@@ -21,10 +21,14 @@ def judged_rows(rows: Iterable[EvaluationRow]) -> list[Judged]:
 
 def table_of(result: EvaluationResult | None) -> list[AtThreshold]:
     """For the page of an alias; empty where there is no calibration."""
-    if result is None or result.confidence is None:
+    calibration = result and (result.confidence or result.calibration)
+    if result is None or calibration is None:
         return []
     rows = EvaluatedRow.objects.filter(evaluation=result.evaluation_id).values_list(
-        "body__adapter__least_sure", "body__adapter__reasoning_tokens", "adapter_exact"
+        "body__adapter__margin",
+        "body__adapter__reasoning_margin",
+        "body__adapter__reasoning_tokens",
+        "adapter_exact",
     )
-    answers = [(Sureness(margin, tokens), right) for margin, tokens, right in rows]
-    return at_thresholds(Calibration.model_validate(result.confidence), answers)
+    answers = [(Sureness(*sure), right) for *sure, right in rows]
+    return at_thresholds(Calibration.model_validate(calibration), answers)

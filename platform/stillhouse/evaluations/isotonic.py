@@ -1,19 +1,22 @@
 """From the answers of an evaluation to the probability that an answer like them is right.
 
-Isotonic regression by pool-adjacent-violators (Ayer et al. 1955; Zadrozny and Elkan 2002), on the margin of
-the least sure tokens less a weight of the reasoning's length. The weight is the one of a few that orders the
-answers best.
+Isotonic regression by pool-adjacent-violators (Ayer et al. 1955; Zadrozny and Elkan 2002), on the margins of
+the least sure tokens of answer and reasoning less the reasoning's length. The weights are those of a few that
+order the answers best: one adapter decides in its reasoning, another where it answers.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from workers.contract import Calibration
 from workers.contract.confidence import Step, Sureness, score_of
 
 FEWEST = 30
 """Answers: with fewer, a probability would be a guess."""
-WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.2)
+REASONING_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
+LENGTH_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 
 Judged = tuple[Sureness, bool]
@@ -36,9 +39,14 @@ def fit(answers: Sequence[Judged], *, fewest: int = FEWEST) -> Calibration | Non
     if len(answers) < fewest:
         return None
     said = [answer for answer in answers if answer[0].margin is not None]
-    weight = max(WEIGHTS, key=lambda each: (round(_order(said, each), 6), -each))
-    steps = _rising(sorted((score_of(sure, weight), right) for sure, right in said))
-    return Calibration(rows=len(answers), length_weight=weight, steps=steps) if steps else None
+    if not said:
+        return None
+    reasoning, length = max(
+        product(REASONING_WEIGHTS, LENGTH_WEIGHTS),
+        key=lambda weights: (round(_order(said, *weights), 6), -sum(weights)),
+    )
+    steps = _rising(sorted((score_of(sure, reasoning, length), right) for sure, right in said))
+    return Calibration(rows=len(answers), reasoning_weight=reasoning, length_weight=length, steps=steps)
 
 
 def at_thresholds(calibration: Calibration, answers: Sequence[Judged]) -> list[AtThreshold]:
@@ -52,11 +60,11 @@ def at_thresholds(calibration: Calibration, answers: Sequence[Judged]) -> list[A
     ]
 
 
-def _order(answers: Sequence[Judged], weight: float) -> float:
+def _order(answers: Sequence[Judged], reasoning_weight: float, length_weight: float) -> float:
     """Share of pairs of a right and a wrong answer in which the right one has the higher score (AUC)."""
-    right = [score_of(sure, weight) for sure, good in answers if good]
-    wrong = [score_of(sure, weight) for sure, good in answers if not good]
-    won = sum((one > other) + 0.5 * (one == other) for one in right for other in wrong)
+    right = [score_of(sure, reasoning_weight, length_weight) for sure, good in answers if good]
+    wrong = sorted(score_of(sure, reasoning_weight, length_weight) for sure, good in answers if not good)
+    won = sum(bisect_left(wrong, score) + bisect_right(wrong, score) for score in right) / 2
     return won / (len(right) * len(wrong)) if right and wrong else 0.5
 
 

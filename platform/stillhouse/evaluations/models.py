@@ -31,7 +31,7 @@ class EvaluationResult(models.Model):
     confidence = models.JSONField(null=True)
     """A Calibration of the adapter's answers; None where there are too few, or none with margins."""
     calibration = models.JSONField(null=True)
-    """The same by the margins of the answers alone: the version before reads it."""
+    """What results of earlier versions have in its place: their processes do not know today's fields."""
     created_at = models.DateTimeField(auto_now_add=True)
 
     @property

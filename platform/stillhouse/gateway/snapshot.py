@@ -157,7 +157,8 @@ _BASES = """
 _VERSIONS = """
     SELECT version.id, adapter.workspace_id, version.serving_name, version.state, run.base_id,
            extract(epoch FROM version.created_at)::bigint,
-           (SELECT result.confidence FROM evaluations_evaluationresult AS result
+           (SELECT coalesce(result.confidence, result.calibration)
+            FROM evaluations_evaluationresult AS result
             JOIN evaluations_evaluation AS evaluation ON evaluation.id = result.evaluation_id
             WHERE evaluation.version_id = version.id ORDER BY result.created_at DESC LIMIT 1),
            run.spec_body->>'think_policy' IS DISTINCT FROM 'no_think'

@@ -137,18 +137,17 @@ def token(text: str, chosen: float, other: float) -> dict[str, object]:
     return {"token": text, "logprob": chosen, "top_logprobs": top}
 
 
-def test_the_margin_is_of_the_least_sure_words_of_reasoning_and_answer() -> None:
+def test_answer_and_reasoning_have_margins_of_their_own() -> None:
     thought = [token("hm", -0.7, -0.8), token("</think>", 0.0, -20.0)]
     answer = [token("\n", -0.6, -0.7), token("yes", -0.105, -2.3)]
     sure = sureness([*thought, *answer])
-    assert sure.margin == pytest.approx(0.497 - 0.449, abs=0.01) and sure.reasoning_tokens == 2
-    alone = sureness(answer)
-    assert alone.margin == pytest.approx(0.9 - 0.1, abs=0.01) and alone.reasoning_tokens == 0
-    least = [token(word, -0.105, -2.3) for word in "abcd"] + [token("e", -0.6, -0.9), token("f", -0.7, -0.8)]
-    assert sureness(least).margin == pytest.approx((0.497 - 0.449 + 0.549 - 0.407) / 2, abs=0.01)
+    assert sure.margin == pytest.approx(0.9 - 0.1, abs=0.01) and sure.reasoning_tokens == 2
+    assert sure.reasoning_margin == pytest.approx(0.497 - 0.449, abs=0.01)
+    assert sureness(answer) == Sureness(sure.margin, None, 0)
     split = [token("hm</th", -0.7, -0.8), token("ink>\n", 0.0, -20.0), token("yes", -0.105, -2.3)]
     assert sureness(split).reasoning_tokens == 2
-    assert sureness(thought) == Sureness(None, 2) and sureness([]) == Sureness(None, 0)
+    assert sureness(thought) == Sureness(None, sure.reasoning_margin, 2)
+    assert sureness([]) == Sureness(None, None, 0)
 
 
 def test_probabilities_rise_with_the_margin_and_match_what_was_seen() -> None:
@@ -156,14 +155,29 @@ def test_probabilities_rise_with_the_margin_and_match_what_was_seen() -> None:
     answers = []
     for _ in range(400):
         margin = draw.random()
-        answers.append((Sureness(margin, 10), draw.random() < margin))
+        answers.append((Sureness(margin, None, 10), draw.random() < margin))
     calibration = fit(answers)
     assert calibration is not None
-    chances = [calibration.confidence(Sureness(step / 20, 10)) for step in range(21)]
+    chances = [calibration.confidence(Sureness(step / 20, None, 10)) for step in range(21)]
     assert chances == sorted(chances)
     assert max(abs(chance - step / 20) for step, chance in enumerate(chances)) < 0.2
-    assert calibration.confidence(Sureness(None, 10)) == 0.0
+    assert calibration.confidence(Sureness(None, None, 10)) == 0.0
     table = at_thresholds(calibration, answers)
     assert [row.local for row in table] == sorted((row.local for row in table), reverse=True)
     assert all(row.right >= row.threshold * row.local - 1e-9 for row in table)
     assert fit(answers[: FEWEST - 1]) is None
+
+
+def test_an_adapter_that_decides_in_its_reasoning_is_judged_by_it() -> None:
+    draw = random.Random(1)
+    thoughts = [draw.random() for _ in range(200)]
+    answers = [(Sureness(0.9, thought, 10), draw.random() < thought) for thought in thoughts]
+    calibration = fit(answers)
+    assert calibration is not None and calibration.reasoning_weight > 0
+    least, most = (calibration.confidence(Sureness(0.9, thought, 10)) for thought in (0.05, 0.95))
+    assert least < 0.3 and most > 0.7
+
+
+def test_a_calibration_of_an_earlier_version_is_read() -> None:
+    kept = {"rows": 40, "length_weight": 0.1, "steps": [{"score": -1.0, "right": 0.2}]}
+    assert Calibration.model_validate(kept).confidence(Sureness(0.5, 0.1, 3)) == 0.2

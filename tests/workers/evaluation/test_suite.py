@@ -253,12 +253,13 @@ def test_margins_are_kept_and_not_where_the_endpoint_has_none(
     evaluate(spec(endpoint, base_model="other"), prompts, out=tmp_path)
     lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
     for row in map(EvaluationRow.model_validate_json, lines):
-        assert row.adapter.least_sure == pytest.approx(0.1, abs=0.001) and row.adapter.reasoning_tokens == 3
+        assert row.adapter.margin == pytest.approx(0.7, abs=0.001) and row.adapter.reasoning_tokens == 3
+        assert row.adapter.reasoning_margin == pytest.approx(0.1, abs=0.001)
     summary = evaluate(spec(endpoint), prompts, out=tmp_path)
     assert (summary.base.exact, summary.adapter.exact) == (0, 2)
     lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
     for row in map(EvaluationRow.model_validate_json, lines):
-        assert row.base.least_sure is None and row.base.output == '{"n": -1, "kind": "x"}'
+        assert row.base.margin is None and row.base.output == '{"n": -1, "kind": "x"}'
 
 
 def _token(text: str, chosen: float, other: float) -> dict[str, object]:
