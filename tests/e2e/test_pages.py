@@ -23,7 +23,8 @@ from stillhouse.approvals.actions import ask_approval, decide
 from stillhouse.approvals.models import Decision
 from stillhouse.datasets.actions import record_report
 from stillhouse.datasets.models import DatasetVersion
-from stillhouse.jobs.actions import claim_job, finish_job, reap_lost_leases, report_job
+from stillhouse.jobs.actions import finish_job, reap_lost_leases, report_job
+from stillhouse.jobs.claiming import claim_job
 from stillhouse.jobs.models import Job
 from stillhouse.publishing.actions import publish
 from stillhouse.training.models import TrainingRun

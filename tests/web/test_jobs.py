@@ -13,16 +13,15 @@ from stillhouse.audit.models import AuditEvent
 from stillhouse.audit.queries import verify_chain
 from stillhouse.core.errors import NotFound
 from stillhouse.jobs.actions import (
-    Claimed,
     already_finished,
     check_token,
-    claim_job,
     finish_job,
     hold_for_finish,
     queue_job,
     reap_lost_leases,
     report_job,
 )
+from stillhouse.jobs.claiming import Claimed, claim_job
 from stillhouse.jobs.control import request_cancel
 from stillhouse.jobs.errors import Refused
 from stillhouse.jobs.models import Job, Kind, Metric, Outbox

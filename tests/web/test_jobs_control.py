@@ -15,8 +15,9 @@ from stillhouse.audit.models import AuditEvent
 from stillhouse.audit.queries import verify_chain
 from stillhouse.core import blobs
 from stillhouse.core.errors import Conflict, NotFound, UserError
-from stillhouse.jobs.actions import claim_job, finish_job, reap_lost_leases, report_job
+from stillhouse.jobs.actions import finish_job, reap_lost_leases, report_job
 from stillhouse.jobs.checkpoints import newest_checkpoint, object_key, remove_dropped_checkpoints
+from stillhouse.jobs.claiming import claim_job
 from stillhouse.jobs.control import request_cancel, request_pause, resume_job, retry_job
 from stillhouse.jobs.errors import Refused
 from stillhouse.jobs.models import Attempt, Checkpoint, Job, Metric, Outbox, Share

@@ -23,7 +23,8 @@ from pytest_django.fixtures import Settings
 
 import stillhouse.celery
 import stillhouse.jobs.keeper as keeper_module
-from stillhouse.jobs.actions import claim_job, queue_job
+from stillhouse.jobs.actions import queue_job
+from stillhouse.jobs.claiming import claim_job
 from stillhouse.jobs.keeper import Chore, keep_going
 from stillhouse.jobs.models import Job, Kind, Outbox
 from stillhouse.jobs.outbox import forget_old_doorbells, relay_outbox, ring_stale_doorbells
