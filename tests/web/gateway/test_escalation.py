@@ -23,8 +23,9 @@ from stillhouse.gateway.judging import fits
 from stillhouse.publishing.escalation import EscalationTerms, start_escalation, stop_escalation
 from stillhouse.publishing.models import Alias, Escalation
 from stillhouse.usage.models import EscalationHold, UsageHour, UsageRecord
+from tests.waiting import wait_for
 from tests.web.gateway.cable import Cable
-from tests.web.gateway.engine import Engine, Script, wait_until
+from tests.web.gateway.engine import Engine, Script
 from tests.web.gateway.house import House, Serve, Serving, gateway_config
 from tests.web.gateway.process import kill_in_the_middle, uvicorn
 from tests.web.gateway.test_shares import settle
@@ -98,7 +99,7 @@ def ask(
 
 
 def rows(count: int) -> list[UsageRecord]:
-    assert wait_until(lambda: UsageRecord.objects.count() == count)
+    wait_for(lambda: UsageRecord.objects.count() == count)
     return list(UsageRecord.objects.order_by("shadow"))
 
 
@@ -154,7 +155,7 @@ def test_a_form_that_was_missed_goes_out_and_both_are_counted(
                 whole = client.chat.completions.create(model="clauses", messages=ASK, response_format=SCHEMA)
                 content = whole.choices[0].message.content or ""
         assert content == '{"type": "fee"}'
-        assert wait_until(lambda: UsageRecord.objects.count() == 2 * number)  # noqa: B023
+        wait_for(lambda: UsageRecord.objects.count() == 2 * number)  # noqa: B023
     seen, unseen = UsageRecord.objects.filter(shadow=False), UsageRecord.objects.filter(shadow=True)
     assert {(row.served, row.escalation, row.completion_tokens) for row in seen} == {
         ("remote:big", "format", 15)
@@ -275,7 +276,7 @@ def test_without_postgres_nothing_leaves(
         assert answer.headers["x-stillhouse-escalation"] == "refused; budget_unknown"
         assert answer.json()["choices"][0]["message"]["content"] == "no form" and len(remote.seen) == 1
         cable.mend()
-        assert wait_until(
+        wait_for(
             lambda: (
                 ask(serving, house.secret, response_format=SCHEMA).headers["x-stillhouse-version"]
                 == "remote:big"
@@ -296,11 +297,11 @@ def test_a_gateway_killed_over_an_escalation_leaves_its_row_and_its_cost(
             body={"model": "clauses", "messages": ASK, "stream": True, "response_format": SCHEMA},
             patience=15,
         )
-    assert wait_until(lambda: remote.aborted == 1), "the remote model stops, too"
+    wait_for(lambda: remote.aborted == 1)  # the remote model stops, too
     (hold,) = EscalationHold.objects.all()
     assert hold.amount > 4096 * 10_000, "still set aside: nobody knows yet what it came to"
     with uvicorn(SPOOL_DIR=str(tmp_path)):
-        assert wait_until(lambda: UsageRecord.objects.count() == 2, 20)
+        wait_for(lambda: UsageRecord.objects.count() == 2)
     killed, unseen = rows(2)
     assert (killed.id, killed.status, killed.served, killed.escalation) == (
         hold.id,
@@ -330,7 +331,7 @@ def test_a_remote_model_that_fails_leaves_the_local_answer(
         assert answer.status_code == 200 and "secret of the remote" not in answer.text
         assert answer.headers["x-stillhouse-escalation"] == "refused; remote_500"
         assert answer.headers["x-stillhouse-version"] == house.held[0].serving_name
-    assert wait_until(lambda: UsageRecord.objects.count() == 4)
+    wait_for(lambda: UsageRecord.objects.count() == 4)
     failed = UsageRecord.objects.filter(escalation="format")
     assert {(row.status, row.cost, row.shadow) for row in failed} == {(502, 0, True)}
     assert {row.completion_tokens for row in UsageRecord.objects.filter(escalation="")} == {7}
@@ -357,7 +358,7 @@ def test_a_remote_model_that_talks_nonsense_harms_nothing(
     assert ask(hybrid, house.secret, response_format=SCHEMA).status_code == 200
     remote.script = Script(status=200, body=message)  # says nothing of what it used
     assert ask(hybrid, house.secret, response_format=SCHEMA).status_code == 200
-    assert wait_until(lambda: UsageRecord.objects.filter(served="remote:big", status=200).exists())
+    wait_for(lambda: UsageRecord.objects.filter(served="remote:big", status=200).exists())
     assert hybrid.gateway.ledger.refused == 0
     assert all(row.cost > 0 for row in UsageRecord.objects.filter(served="remote:big", status=200))
 
@@ -377,7 +378,7 @@ def test_a_remote_stream_that_the_app_leaves_is_counted(
             pass
     (row,) = rows(1)
     assert row.cancelled and row.escalation == "context" and row.cost > 0 and row.completion_tokens > 0
-    assert wait_until(lambda: remote.aborted == 1)
+    wait_for(lambda: remote.aborted == 1)
 
 
 def test_a_destination_off_the_list_gets_nothing(

@@ -9,7 +9,8 @@ from stillhouse.adapters.models import AdapterVersion
 from stillhouse.publishing.actions import end_canary, publish, rollback, start_canary, start_shadow
 from stillhouse.publishing.models import Alias
 from stillhouse.usage.models import UsageHour, UsageRecord
-from tests.web.gateway.engine import Script, wait_until
+from tests.waiting import wait_for
+from tests.web.gateway.engine import Script
 from tests.web.gateway.house import House, Serve, Serving, gateway_config
 
 ASK: Any = [{"role": "user", "content": "Which clause is this?"}]
@@ -41,7 +42,7 @@ def follows(serving: Serving, before: int) -> bool:
 
 def settle(serving: Serving) -> None:
     before = serving.gateway.link.reads
-    assert wait_until(lambda: follows(serving, before))
+    wait_for(lambda: follows(serving, before))
 
 
 def test_a_canary_grows_to_everything_and_goes_back(house: House, stable: Alias, serving: Serving) -> None:
@@ -105,7 +106,7 @@ def test_a_shadow_sees_a_copy_and_nobody_sees_its_answer(
     with serving.client(house.secret) as client:
         chunks = list(client.chat.completions.create(model=stable.name, messages=ASK, stream=True))
     assert {chunk.model for chunk in chunks} == {old.serving_name}
-    assert wait_until(lambda: UsageRecord.objects.count() == 2)
+    wait_for(lambda: UsageRecord.objects.count() == 2)
     copy = UsageRecord.objects.get(shadow=True)
     assert (copy.served, copy.version, copy.alias) == (new.serving_name, new.id, stable.name)
     assert (copy.status, copy.completion_tokens, copy.key) == (200, 20, house.key.id)

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.waiting import wait_for
 from tests.workers.serving.adapters import CONFIG, Built, build
 from tests.workers.serving.engine_standin import EngineStandIn
 from tests.workers.standin import PlatformStandIn
@@ -104,14 +105,6 @@ def serving_file(content: bytes) -> Iterator[tuple[str, int]]:
     yield store.input("file", content).url, len(content)
     server.shutdown()
     server.server_close()
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-    return found
 
 
 def held(platform: PlatformStandIn, state: str) -> list[dict[str, Any]]:
@@ -401,7 +394,7 @@ def test_weights_that_cannot_be_read_are_reported_as_the_agents_trouble(
         wait_for(lambda: platform.syncs and "There is no .safetensors file" in platform.syncs[-1]["trouble"])
         assert engine.loads == []
         weights.write_bytes(content)
-        wait_for(lambda: held(platform, "ready"), 20)
+        wait_for(lambda: held(platform, "ready"))
         wait_for(lambda: platform.syncs[-1]["trouble"] == "")
 
 
