@@ -23,12 +23,11 @@ from stillhouse.jobs.errors import Refused
 from stillhouse.jobs.models import Attempt, Checkpoint, Job, Metric, Outbox, Share
 from stillhouse.jobs.shares import check_quota
 from tests.registry import started_run
+from tests.web.attempts import OURS, THEIRS
 from tests.world import Worker, World, fetch, put, sha256
-from workers.contract import CHECKPOINT_DAMAGED, ClaimAnswer, JobFailure, MetricPoint, ReportRequest
+from workers.contract import CHECKPOINT_DAMAGED, ClaimAnswer, MetricPoint, ReportRequest
 
 pytestmark = pytest.mark.django_db
-OURS = JobFailure(fault="platform", code="engine_died", message="The engine died.")
-THEIRS = JobFailure(fault="user", code="bad_rows", message="Row 3 has no answer.")
 
 
 @pytest.fixture(autouse=True)
