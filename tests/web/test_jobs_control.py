@@ -24,6 +24,7 @@ from stillhouse.jobs.models import Attempt, Checkpoint, Job, Metric, Outbox, Sha
 from stillhouse.jobs.shares import check_quota
 from tests.registry import started_run
 from tests.web.attempts import OURS, THEIRS
+from tests.web.worker_calls import state
 from tests.world import Worker, World, fetch, put, sha256
 from workers.contract import CHECKPOINT_DAMAGED, ClaimAnswer, MetricPoint, ReportRequest
 
@@ -61,11 +62,6 @@ def claim(world: World, job: Job, name: str = "gpu-1") -> Worker:
     worker = world.worker(job, name=name)
     worker.claim()
     return worker
-
-
-def state(job: Job) -> str:
-    job.refresh_from_db()
-    return job.state
 
 
 def actions_of(world: World) -> list[str]:
