@@ -23,15 +23,9 @@ from stillhouse.publishing.models import Alias
 from stillhouse.usage.kept import corrected_answer, feedback_on, forget_expired, kept_of, rated
 from stillhouse.usage.models import Feedback, KeptExchange, UsageRecord
 from tests.waiting import wait_for
-from tests.web.gateway.house import House, Serving, gateway_config
-from tests.web.gateway.test_shares import settle
+from tests.web.gateway.house import House, Serving, gateway_config, settle
 
 ASK: Any = [{"role": "user", "content": "Which clause is this?"}]
-
-
-@pytest.fixture
-def stable(house: House, alias: str) -> Alias:
-    return Alias.objects.get(name=alias)
 
 
 @pytest.fixture

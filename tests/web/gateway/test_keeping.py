@@ -19,16 +19,10 @@ from stillhouse.usage.kept import forget_expired, kept_of
 from stillhouse.usage.models import KeptExchange, UsageRecord
 from tests.waiting import wait_for
 from tests.web.gateway.engine import Script
-from tests.web.gateway.house import House, Serving
-from tests.web.gateway.test_shares import settle
+from tests.web.gateway.house import House, Serving, settle
 
 ASK: Any = [{"role": "user", "content": "Which clause is this? \x00 😀"}]
 THOUGHT = '<think>\nIt speaks of fees.\n</think>\n\n{"type": "payment"}'
-
-
-@pytest.fixture
-def stable(house: House, alias: str) -> Alias:
-    return Alias.objects.get(name=alias)
 
 
 def ask(serving: Serving, secret: str, times: int = 1, **fields: Any) -> None:

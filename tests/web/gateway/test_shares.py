@@ -3,23 +3,16 @@
 from collections import Counter
 from typing import Any
 
-import pytest
-
 from stillhouse.adapters.models import AdapterVersion
 from stillhouse.publishing.actions import end_canary, publish, rollback, start_canary, start_shadow
 from stillhouse.publishing.models import Alias
 from stillhouse.usage.models import UsageHour, UsageRecord
 from tests.waiting import wait_for
 from tests.web.gateway.engine import Script
-from tests.web.gateway.house import House, Serve, Serving, gateway_config
+from tests.web.gateway.house import House, Serve, Serving, gateway_config, settle
 
 ASK: Any = [{"role": "user", "content": "Which clause is this?"}]
 USERS = [f"user-{number}" for number in range(200)]
-
-
-@pytest.fixture
-def stable(house: House, alias: str) -> Alias:
-    return Alias.objects.get(name=alias)
 
 
 def answering(serving: Serving, house: House, alias: Alias, users: list[str]) -> dict[str, str]:
@@ -33,16 +26,6 @@ def answering(serving: Serving, house: House, alias: Alias, users: list[str]) ->
 
 def share(answers: dict[str, str], version: AdapterVersion) -> float:
     return Counter(answers.values())[version.serving_name] / len(answers)
-
-
-def follows(serving: Serving, before: int) -> bool:
-    """Two reads that began since: the second one has whatever was committed before."""
-    return serving.gateway.link.reads >= before + 2
-
-
-def settle(serving: Serving) -> None:
-    before = serving.gateway.link.reads
-    wait_for(lambda: follows(serving, before))
 
 
 def test_a_canary_grows_to_everything_and_goes_back(house: House, stable: Alias, serving: Serving) -> None:
