@@ -18,8 +18,9 @@ from django.test.client import ClientHandler
 from stillhouse.accounts.actions import add_member, create_workspace
 from stillhouse.accounts.models import Membership, Role, User, Workspace
 from stillhouse.audit.models import AuditEvent
-from stillhouse.datasets.actions import create_dataset, finish_upload, part_url, start_upload
+from stillhouse.datasets.actions import create_dataset
 from stillhouse.datasets.models import Dataset, DatasetVersion, Upload
+from stillhouse.datasets.uploading import finish_upload, part_url, start_upload
 from stillhouse.jobs.models import Job
 
 PASSWORD = "correct horse battery"

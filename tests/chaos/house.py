@@ -8,8 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -37,6 +36,7 @@ from tests.chaos.traces import check_objects, content
 from tests.proxy import Proxy
 from tests.registry import DEMO_BASE, available_base, validation_report
 from tests.stores import Stores
+from tests.waiting import wait_for
 from tests.workers.training.tiny import make_base
 from tests.world import World, chat_row
 from workers.training.base import base_facts, open_base
@@ -50,15 +50,6 @@ HANG_SECONDS = 60
 PATIENCE = 900.0
 """Of a machine with much else to do: the longest run is one of 15,000 steps."""
 NAMES = ("web", "keeper", "gpu-1", "gpu-2")
-
-
-def until(true: Callable[[], object], seconds: float = PATIENCE) -> float:
-    """Wait until `true()`; returns how long it took, in seconds."""
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < seconds, "it did not happen in time"
-        time.sleep(0.1)
-    return time.monotonic() - began
 
 
 def free_port() -> int:
@@ -123,7 +114,7 @@ class House:
         for name in names or NAMES:
             if name not in self.processes or self.processes[name].poll() is not None:
                 self._spawn(name)
-        until(self._web_answers)
+        wait_for(self._web_answers, PATIENCE)
 
     def hit(self) -> None:
         """Now: the figures count from here."""
@@ -154,7 +145,7 @@ class House:
         self.servers.cut_power()
         for process in self.processes.values():
             process.wait(10)
-        until(lambda: not self.children(), 10)
+        wait_for(lambda: not self.children(), 10)
 
     def power_again(self) -> None:
         """What `make up` does over the same home, and a supervisor for what ended by itself."""
@@ -277,19 +268,19 @@ class House:
                 job.attempt >= attempt and job.state == "running" and job.step > max(step, job.resumed_step)
             )
 
-        until(there)
+        wait_for(there, PATIENCE)
         return self.job(run)
 
     def checkpointed(self, run: TrainingRun) -> int:
         """Wait for a stored checkpoint; returns its step."""
-        until(lambda: Checkpoint.objects.filter(job=run.job_id).exists())
+        wait_for(lambda: Checkpoint.objects.filter(job=run.job_id).exists(), PATIENCE)
         return Checkpoint.objects.filter(job=run.job_id).latest("step").step
 
     def job(self, run: TrainingRun) -> Job:
         return Job.objects.get(pk=run.job_id)
 
     def ended(self, run: TrainingRun) -> Job:
-        until(lambda: self.job(run).ended)
+        wait_for(lambda: self.job(run).ended, PATIENCE)
         return self.job(run)
 
     def children(self) -> list[int]:
@@ -349,7 +340,7 @@ class House:
         attempts = Attempt.objects.filter(job=run.job_id)
         assert not attempts.filter(ended_at=None).exists()
         assert attempts.filter(outcome="succeeded").count() == (self.job(run).state == "succeeded")
-        until(lambda: not self.children(), 30)
+        wait_for(lambda: not self.children(), 30)
         assert all(verify_chain(workspace) is None for workspace in Workspace.objects.all())
         check_objects(self._before)
 

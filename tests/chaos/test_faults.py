@@ -12,8 +12,9 @@ from stillhouse.celery import app, ring
 from stillhouse.jobs.control import request_cancel, request_pause, resume_job
 from stillhouse.jobs.models import Attempt, Checkpoint, Outbox
 from stillhouse.training.models import TrainingRun
-from tests.chaos.house import LEASE_SECONDS, House, settings_of, until
+from tests.chaos.house import LEASE_SECONDS, PATIENCE, House, settings_of
 from tests.registry import DEMO_BASE
+from tests.waiting import wait_for
 from tests.world import World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("stores", "transactional_db")]
@@ -148,7 +149,7 @@ def test_the_store_away_and_cut_in_the_middle_of_an_upload(house: House, world: 
     for _ in range(3):
         after = house.store.cuts + 1
         house.store.cut_after(20_000)
-        until(partial(house.store.has_cut, after))
+        wait_for(partial(house.store.has_cut, after), PATIENCE)
         assert not house.job(run).ended
     assert len(house.check_success(run)) == 1
 
@@ -161,10 +162,10 @@ def test_the_keeper_killed_and_two_keepers(house: House, world: World) -> None:
     house.ensure("keeper")
     house.training(run)
     house.ensure("keeper-2")
-    until(lambda: "standing by" in log.read_text())
+    wait_for(lambda: "standing by" in log.read_text(), PATIENCE)
     assert "keeping" not in log.read_text(), "one at a time"
     house.kill("keeper")
-    until(lambda: "keeping" in log.read_text())
+    wait_for(lambda: "keeping" in log.read_text(), PATIENCE)
     assert len(house.check_success(run)) == 1
     house.kill("keeper-2")
 
@@ -192,7 +193,7 @@ def test_web_killed_between_commit_and_send(house: House, world: World) -> None:
     data = house.data(world)
     form = {"adapter_name": "chaos", "base": DEMO_BASE, "data": data.pk, "preset": "quick", **settings_of(4)}
     with house.posting(world, "/w/acme/runs/new/", form):
-        until(TrainingRun.objects.exists)
+        wait_for(TrainingRun.objects.exists, PATIENCE)
         house.kill("web")
     run = house.ours(TrainingRun.objects.get())
     assert Outbox.objects.filter(job=run.job_id, sent_at=None).exists(), "committed, and not sent"
@@ -210,7 +211,7 @@ def test_a_keeper_that_is_stopped_is_replaced(house: House, world: World) -> Non
     house.checkpointed(run)
     house.ensure("keeper-2")
     logs = [house.folder / f"{name}.log" for name in ("keeper", "keeper-2")]
-    until(lambda: "standing by" in logs[1].read_text())
+    wait_for(lambda: "standing by" in logs[1].read_text(), PATIENCE)
     house.kill("keeper", number=signal.SIGSTOP)
     house.kill(house.job(run).worker)
     attempts = house.check_success(run)
@@ -218,7 +219,7 @@ def test_a_keeper_that_is_stopped_is_replaced(house: House, world: World) -> Non
     assert "keeping" in logs[1].read_text()
     said = len(logs[0].read_text())
     house.kill("keeper", number=signal.SIGCONT)
-    until(lambda: "standing by" in logs[0].read_text()[said:])
+    wait_for(lambda: "standing by" in logs[0].read_text()[said:], PATIENCE)
     house.kill("keeper-2")
 
 
@@ -244,7 +245,8 @@ def test_answers_that_are_lost_on_the_way(house: House, world: World) -> None:
         house.front.lose_answers(call, 2)
     run = house.start_run(world, epochs=30)  # long enough for several checkpoints on a quiet machine
     house.ended(run)
-    until(lambda: not house.front.is_losing())  # it had ended with the first finish that nobody heard of
+    # It had ended with the first finish that nobody heard of.
+    wait_for(lambda: not house.front.is_losing(), PATIENCE)
     assert len(house.check_success(run)) == 1
 
 
@@ -275,7 +277,7 @@ def test_a_trainer_that_always_dies_is_given_up_in_words(house: House, world: Wo
         house.training(run, attempt=attempt)
         house.kill_trainers()
         this = Attempt.objects.filter(job=run.job_id, number=attempt, ended_at__isnull=False)
-        until(this.exists)
+        wait_for(this.exists, PATIENCE)
     job = house.ended(run)
     assert (job.state, job.attempt, job.failures) == ("failed", 3, 3)
     assert job.failure and "ended by signal 9" in job.failure["message"]
@@ -289,7 +291,7 @@ def test_pause_and_resume(house: House, world: World) -> None:
     house.training(run)
     house.hit()
     request_pause(by=world.expert, job=run.job)
-    until(lambda: house.job(run).state == "paused")
+    wait_for(lambda: house.job(run).state == "paused", PATIENCE)
     house.check_nothing_left(run)
     resume_job(by=world.expert, job=run.job)
     attempts = house.check_success(run)

@@ -12,8 +12,9 @@ from django.db import connection
 
 from stillhouse.jobs.models import Attempt
 from stillhouse.training.models import TrainingRun
-from tests.chaos.house import LEASE_SECONDS, NAMES, House, until
+from tests.chaos.house import LEASE_SECONDS, NAMES, PATIENCE, House
 from tests.chaos.test_faults import went_on
+from tests.waiting import wait_for
 from tests.world import World
 
 pytestmark = [
@@ -53,7 +54,7 @@ def finish_held_up(run: TrainingRun) -> Iterator[Gate]:
     with psycopg.connect(database_url(), autocommit=True) as session:
         gate = Gate(session, f"finish:{run.job_id}")
         gate.shut()
-        until(gate.has_somebody)
+        wait_for(gate.has_somebody, PATIENCE)
         yield gate
 
 
@@ -95,7 +96,7 @@ def test_web_stopped_while_it_takes_a_result(house: House, world: World) -> None
     with finish_held_up(run):
         house.kill("web", number=signal.SIGSTOP)
     lost = Attempt.objects.filter(job=run.job_id, number=1, ended_at__isnull=False)
-    until(lost.exists)
+    wait_for(lost.exists, PATIENCE)
     house.kill("web", number=signal.SIGCONT)
     attempts = house.check_success(run)
     assert [attempt.outcome for attempt in attempts][-1] == "succeeded"
@@ -108,7 +109,7 @@ def test_postgres_away_while_it_takes_a_result(house: House, world: World) -> No
         house.hit()
         with house.database.away():
             gate.open()
-            until(lambda: not gate.has_somebody())
+            wait_for(lambda: not gate.has_somebody(), PATIENCE)
     house.check_success(run)
 
 
@@ -119,7 +120,7 @@ def test_everything_of_the_platform_stopped_for_longer_than_the_lease(house: Hou
     house.kill(*NAMES, number=signal.SIGSTOP)
     house.kill_trainers(signal.SIGSTOP)
     began = Attempt.objects.get(job=run.job_id).started_at
-    until(lambda: seconds_since_report(run) > LEASE_SECONDS * 1.5)
+    wait_for(lambda: seconds_since_report(run) > LEASE_SECONDS * 1.5, PATIENCE)
     house.kill_trainers(signal.SIGCONT)
     house.kill(*NAMES, number=signal.SIGCONT)
     attempts = house.check_success(run)
@@ -136,7 +137,7 @@ def test_a_database_that_only_reads_for_a_while(house: House, world: World) -> N
         admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
         with house.database.away():
             pass
-        until(lambda: seconds_since_report(run) > LEASE_SECONDS)
+        wait_for(lambda: seconds_since_report(run) > LEASE_SECONDS, PATIENCE)
         admin.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
         with house.database.away():
             pass

@@ -14,9 +14,10 @@ import pytest
 
 from stillhouse.embedded import services
 from stillhouse.jobs.models import Attempt, Outbox
-from tests.chaos.house import HANG_SECONDS, LEASE_SECONDS, NAMES, House, until
+from tests.chaos.house import HANG_SECONDS, LEASE_SECONDS, NAMES, PATIENCE, House
 from tests.chaos.test_faults import forget_every_doorbell, went_on
 from tests.chaos.test_moments import seconds_since_report
+from tests.waiting import wait_for
 from tests.world import World
 
 pytestmark = [
@@ -77,7 +78,7 @@ def test_a_disk_that_fills_up_during_a_checkpoint(house: House, world: World) ->
         house.hit()
         fill(disk / "filler")
         first = Attempt.objects.filter(job=run.job_id, number=1, ended_at__isnull=False)
-        until(first.exists)
+        wait_for(first.exists, PATIENCE)
         (disk / "filler").unlink()
         attempts = house.check_success(run)
     assert (attempts[0].outcome, attempts[0].code) == ("failed", "disk_full")
@@ -93,7 +94,7 @@ def test_the_disk_of_postgres_is_full(house: House, world: World) -> None:
         house.checkpointed(run)
         house.hit_now()
         fill(disk / "filler")
-        until(lambda: seconds_since_report(run) > LEASE_SECONDS * 1.5)
+        wait_for(lambda: seconds_since_report(run) > LEASE_SECONDS * 1.5, PATIENCE)
         assert not house.job(run).ended
         write_log_until_it_ends(house)
         (disk / "filler").unlink()
@@ -108,7 +109,7 @@ def write_log_until_it_ends(house: House) -> None:
     with contextlib.suppress(psycopg.Error), services.connect_as_admin(house.servers.home) as admin:
         while True:
             admin.execute("SELECT pg_logical_emit_message(false, 'chaos', repeat('x', 1000000))")
-    until(lambda: house.servers is not None and house.servers.ended())
+    wait_for(lambda: house.servers is not None and house.servers.ended(), PATIENCE)
 
 
 def test_a_worker_whose_clock_is_two_hours_off(house: House, world: World) -> None:
@@ -157,7 +158,7 @@ def test_a_trainer_that_hangs_without_a_word(house: House, world: World) -> None
 def test_a_broker_that_forgets_every_doorbell(house: House, world: World) -> None:
     house.kill("gpu-1", "gpu-2")
     run = house.start_run(world, epochs=4)
-    until(Outbox.objects.filter(job=run.job_id, sent_at__isnull=False).exists)
+    wait_for(Outbox.objects.filter(job=run.job_id, sent_at__isnull=False).exists, PATIENCE)
     forget_every_doorbell()
     house.ensure()
     assert len(house.check_success(run)) == 1
@@ -178,7 +179,7 @@ def test_the_store_away_at_the_finish(house: House, world: World) -> None:
     house.training(run)
     house.hit()
     with house.store.away():
-        until(lambda: house.job(run).phase == "uploading" or house.job(run).attempt > 1)
+        wait_for(lambda: house.job(run).phase == "uploading" or house.job(run).attempt > 1, PATIENCE)
         time.sleep(2)
     assert len(house.check_success(run)) == 1
 

@@ -10,7 +10,8 @@ import pytest
 
 from stillhouse.jobs.models import Attempt, Worker
 from stillhouse.training.models import TrainingRun
-from tests.chaos.house import House, until
+from tests.chaos.house import PATIENCE, House
+from tests.waiting import wait_for
 from tests.world import World
 from workers.contract import CONTRACT_VERSION
 
@@ -79,7 +80,7 @@ def test_a_platform_is_upgraded_under_a_run_and_its_worker_after_it(
 
     next_run = house.start_run(world, epochs=4, data_name="After the upgrade")
     log = house.folder / "gpu-1.log"
-    until(lambda: "Upgrade the worker" in log.read_text(encoding="utf-8"))
+    wait_for(lambda: "Upgrade the worker" in log.read_text(encoding="utf-8"), PATIENCE)
     known = Worker.objects.get(name="gpu-1")
     assert (known.contract, known.slots) == (CONTRACT_VERSION - 1, 0)
     page = world.client(world.expert).get("/w/acme/fleet/").content.decode()

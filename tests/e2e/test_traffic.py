@@ -10,7 +10,6 @@ from stillhouse.datasets.actions import record_report
 from stillhouse.datasets.models import Comment, DatasetVersion, TrafficSource
 from stillhouse.publishing.actions import publish
 from stillhouse.publishing.keeping import start_keeping
-from tests.e2e.test_pages import browser, site, world  # noqa: F401
 from tests.registry import approved, make_ready, validation_report
 from tests.web.test_traffic import keep
 from tests.world import PASSWORD, World
@@ -21,11 +20,7 @@ AS_ANSWERED = '\n\n{"type":\r\n "payment"}  <b>&amp;</b>\n'
 """Line ends, a beginning and characters that a form could change on the way there and back."""
 
 
-def test_exchanges_become_rows_and_a_row_gets_a_comment(
-    world: World,  # noqa: F811
-    site: str,  # noqa: F811
-    browser: Browser,  # noqa: F811
-) -> None:
+def test_exchanges_become_rows_and_a_row_gets_a_comment(world: World, site: str, browser: Browser) -> None:
     version = approved(world.expert, world.lead)
     make_ready(version)
     alias = publish(by=world.lead, alias_name="clauses", version=version).alias

@@ -11,7 +11,7 @@ from django.db import connection
 from stillhouse.serving.actions import add_pool, pin_version, place_version
 from stillhouse.serving.use import want_version
 from tests.registry import POOL, available_base, candidate
-from tests.web.gateway.engine import wait_until
+from tests.waiting import wait_for
 from tests.web.gateway.process import Server, uvicorn
 from tests.world import World
 
@@ -47,8 +47,9 @@ def test_it_rings_for_whatever_changes_what_the_pool_should_hold(world: World, s
             standing: Future[httpx.Response] = threads.submit(
                 lambda: stand(server, pool="another", seconds=60)
             )
-            assert wait_until(listening)
-            assert not wait_until(standing.done, 0.3)
+            wait_for(listening)
+            with pytest.raises(TimeoutError):
+                standing.result(0.3)
             assert callable(by)
             by()
             return standing.result().status_code == 204

@@ -9,9 +9,10 @@ import pytest
 
 from stillhouse.catalog.models import BaseModel
 from stillhouse.core.errors import Conflict, NotFound
-from stillhouse.datasets.actions import create_dataset, start_upload
+from stillhouse.datasets.actions import create_dataset
 from stillhouse.datasets.deriving import derive_version
 from stillhouse.datasets.models import Comparison, DatasetVersion
+from stillhouse.datasets.uploading import start_upload
 from stillhouse.training.actions import start_run
 from stillhouse.training.models import RowPreview
 from tests.registry import available_base

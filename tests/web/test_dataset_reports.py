@@ -101,7 +101,7 @@ def test_the_normalised_rows_are_what_is_trained(world: World) -> None:
 
 
 def test_a_large_file_gets_its_digest_from_the_check(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stillhouse.datasets.actions.HASHED_AT_ONCE", 0)
+    monkeypatch.setattr("stillhouse.datasets.uploading.HASHED_AT_ONCE", 0)
     version = world.dataset()
     assert version.sha256 == ""
     worker = world.worker(version.job)

@@ -10,16 +10,8 @@ from pytest_django.fixtures import Settings
 from stillhouse.audit.models import AuditEvent
 from stillhouse.core import blobs
 from stillhouse.core.errors import NotFound, UserError
-from stillhouse.datasets import actions
-from stillhouse.datasets.actions import (
-    abandon_upload,
-    create_dataset,
-    finish_upload,
-    part_url,
-    read_differently,
-    record_report,
-    start_upload,
-)
+from stillhouse.datasets import uploading
+from stillhouse.datasets.actions import create_dataset, read_differently, record_report
 from stillhouse.datasets.models import Dataset, DatasetReport, DatasetVersion, Upload
 from stillhouse.datasets.queries import (
     datasets,
@@ -31,6 +23,7 @@ from stillhouse.datasets.queries import (
     versions,
 )
 from stillhouse.datasets.quota import Room, room_of, set_quota
+from stillhouse.datasets.uploading import abandon_upload, finish_upload, part_url, start_upload
 from stillhouse.jobs.models import Job, Outbox
 from tests.registry import at_once
 from tests.world import World, chat_row, fetch, jsonl, put, sha256
@@ -88,7 +81,7 @@ def test_a_large_blob_is_copied_piece_by_piece(
     "size", [1, 8 * 1024**2, 8 * 1024**2 + 1, 80_000 * 1024**2 - 1, 80_000 * 1024**2 + 1, 5 * 1024**4]
 )
 def test_parts_are_large_enough_to_be_few_enough(size: int) -> None:
-    part = actions._part_size(size)
+    part = uploading._part_size(size)
     assert part >= 8 * 1024**2 and part % 1024**2 == 0 and -(-size // part) <= 10_000
 
 

@@ -15,19 +15,20 @@ from stillhouse.audit.models import AuditEvent
 from stillhouse.audit.queries import verify_chain
 from stillhouse.core import blobs
 from stillhouse.core.errors import Conflict, NotFound, UserError
-from stillhouse.jobs.actions import claim_job, finish_job, reap_lost_leases, report_job
+from stillhouse.jobs.actions import finish_job, reap_lost_leases, report_job
 from stillhouse.jobs.checkpoints import newest_checkpoint, object_key, remove_dropped_checkpoints
+from stillhouse.jobs.claiming import claim_job
 from stillhouse.jobs.control import request_cancel, request_pause, resume_job, retry_job
 from stillhouse.jobs.errors import Refused
 from stillhouse.jobs.models import Attempt, Checkpoint, Job, Metric, Outbox, Share
 from stillhouse.jobs.shares import check_quota
 from tests.registry import started_run
+from tests.web.attempts import OURS, THEIRS
+from tests.web.worker_calls import state
 from tests.world import Worker, World, fetch, put, sha256
-from workers.contract import CHECKPOINT_DAMAGED, ClaimAnswer, JobFailure, MetricPoint, ReportRequest
+from workers.contract import CHECKPOINT_DAMAGED, ClaimAnswer, MetricPoint, ReportRequest
 
 pytestmark = pytest.mark.django_db
-OURS = JobFailure(fault="platform", code="engine_died", message="The engine died.")
-THEIRS = JobFailure(fault="user", code="bad_rows", message="Row 3 has no answer.")
 
 
 @pytest.fixture(autouse=True)
@@ -61,11 +62,6 @@ def claim(world: World, job: Job, name: str = "gpu-1") -> Worker:
     worker = world.worker(job, name=name)
     worker.claim()
     return worker
-
-
-def state(job: Job) -> str:
-    job.refresh_from_db()
-    return job.state
 
 
 def actions_of(world: World) -> list[str]:

@@ -22,8 +22,9 @@ from hypothesis.stateful import (
 from stillhouse.accounts.models import Membership
 from stillhouse.audit.queries import verify_chain
 from stillhouse.core.errors import Conflict
-from stillhouse.jobs.actions import claim_job, finish_job, queue_job, reap_lost_leases, report_job
+from stillhouse.jobs.actions import finish_job, queue_job, reap_lost_leases, report_job
 from stillhouse.jobs.checkpoints import record_checkpoint
+from stillhouse.jobs.claiming import claim_job
 from stillhouse.jobs.control import request_cancel, request_pause, resume_job, retry_job
 from stillhouse.jobs.errors import Refused
 from stillhouse.jobs.models import Attempt, Checkpoint, Job, Kind, Outbox, Share, Worker

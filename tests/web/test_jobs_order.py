@@ -8,7 +8,8 @@ from django.db.models.functions import Now
 import stillhouse.jobs.outbox
 from stillhouse.accounts.actions import create_workspace
 from stillhouse.accounts.models import Workspace
-from stillhouse.jobs.actions import claim_job, finish_job, queue_job
+from stillhouse.jobs.actions import finish_job, queue_job
+from stillhouse.jobs.claiming import claim_job
 from stillhouse.jobs.models import QUEUED, Attempt, Job, Kind, Share, Worker
 from stillhouse.jobs.outbox import relay_outbox
 from stillhouse.jobs.shares import turns

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,10 +23,12 @@ from pytest_django.fixtures import Settings
 
 import stillhouse.celery
 import stillhouse.jobs.keeper as keeper_module
-from stillhouse.jobs.actions import claim_job, queue_job
+from stillhouse.jobs.actions import queue_job
+from stillhouse.jobs.claiming import claim_job
 from stillhouse.jobs.keeper import Chore, keep_going
 from stillhouse.jobs.models import Job, Kind, Outbox
 from stillhouse.jobs.outbox import forget_old_doorbells, relay_outbox, ring_stale_doorbells
+from tests.waiting import wait_for
 from tests.world import World
 
 pytestmark = pytest.mark.django_db
@@ -58,7 +60,7 @@ class Broker:
             "always",
         ]
         self.process = subprocess.Popen([str(binary), *options], stdout=subprocess.DEVNULL)
-        until(self._answers)
+        wait_for(self._answers)
 
     def stop(self) -> None:
         if self.process:
@@ -97,15 +99,6 @@ def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
     )
     yield broker
     broker.stop()
-
-
-def until(true: Callable[[], bool], seconds: float = 10) -> float:
-    """Wait until `true()`; returns how long it took, in seconds."""
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < seconds, "it did not happen in time"
-        time.sleep(0.01)
-    return time.monotonic() - began
 
 
 def queued(world: World, queue: str = "cpu") -> Job:
@@ -222,7 +215,7 @@ def test_the_keeper_rings_at_once_and_again_after_postgres_dropped_it(
     over_test_database: None, world: World, broker: Broker, keeper: threading.Event
 ) -> None:
     queued(world)
-    until(lambda: unsent() == 0)
+    wait_for(lambda: unsent() == 0)
     connection.close()
     with psycopg.connect(database_url(), autocommit=True) as killer:
         killer.execute(
@@ -230,7 +223,7 @@ def test_the_keeper_rings_at_once_and_again_after_postgres_dropped_it(
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
     queued(world)
-    until(lambda: unsent() == 0)
+    wait_for(lambda: unsent() == 0)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -240,8 +233,8 @@ def test_a_lost_worker_is_noticed_and_its_job_rung_for(
     job = queued(world)
     claim_job(job_id=job.pk, worker="w")
     Job.objects.filter(pk=job.pk).update(lease_until=Now() - timedelta(seconds=1))
-    until(lambda: Job.objects.get(pk=job.pk).state == "queued")
-    until(lambda: unsent() == 0)
+    wait_for(lambda: Job.objects.get(pk=job.pk).state == "queued")
+    wait_for(lambda: unsent() == 0)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -273,7 +266,7 @@ def test_a_second_keeper_stands_by_and_takes_over(
             first.wait(10)
             queued(world)
             assert "keeping" in said(second)
-            until(lambda: unsent() == 0)
+            wait_for(lambda: unsent() == 0)
             second.terminate()
             assert second.wait(10) == 0
         finally:
@@ -305,12 +298,12 @@ def test_a_keeper_that_stands_still_is_replaced(
     monkeypatch.setattr(keeper_module, "chores", lambda: next(todo))
     keepers = [threading.Thread(target=keep_going, args=(stop,)) for _ in range(2)]
     keepers[0].start()
-    until(lambda: "keeping" in caplog.text)
+    wait_for(lambda: "keeping" in caplog.text)
     keepers[1].start()
-    until(lambda: "standing by" in caplog.text)
+    wait_for(lambda: "standing by" in caplog.text)
     assert replaced.wait(20)
     woken.set()
-    until(lambda: caplog.text.count("standing by") == 2, 20)
+    wait_for(lambda: caplog.text.count("standing by") == 2)
     stop.set()
     for each in keepers:
         each.join(15)
@@ -323,7 +316,7 @@ def test_a_keeper_outlives_a_database_that_only_reads(
 ) -> None:
     """As after a fail-over to a standby that is not promoted yet."""
     queued(world)
-    until(lambda: unsent() == 0)
+    wait_for(lambda: unsent() == 0)
     name = connection.settings_dict["NAME"]
     with connection.cursor() as cursor:
         cursor.execute("SET default_transaction_read_only = off")  # of this session only
@@ -342,7 +335,7 @@ def test_a_keeper_outlives_a_database_that_only_reads(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-    until(lambda: unsent() == 0)
+    wait_for(lambda: unsent() == 0)
 
 
 def test_a_chore_is_put_off_while_the_object_store_is_away(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,10 +10,10 @@ from django.test import Client
 from django.urls import URLPattern, reverse
 
 from stillhouse.accounts.actions import create_key
-from stillhouse.datasets.actions import start_upload
 from stillhouse.datasets.models import DatasetVersion, Trial
 from stillhouse.datasets.notes import add_comment
 from stillhouse.datasets.trials import start_trial
+from stillhouse.datasets.uploading import start_upload
 from stillhouse.erasure.models import Erasure, Finding
 from stillhouse.publishing.actions import publish
 from stillhouse.web.urls import workspace_urls

@@ -13,7 +13,8 @@ from django.core.asgi import get_asgi_application
 from django.db import connections
 from django.test import AsyncClient
 
-from stillhouse.jobs.actions import claim_job, finish_job, report_job
+from stillhouse.jobs.actions import finish_job, report_job
+from stillhouse.jobs.claiming import claim_job
 from stillhouse.jobs.models import Job
 from stillhouse.training.control import retry_run
 from stillhouse.training.models import TrainingRun

@@ -32,7 +32,7 @@ from stillhouse.publishing.retirement import retire_version
 from stillhouse.serving.actions import sync_pool
 from stillhouse.serving.models import Placement
 from tests.registry import DEMO_BASE, approved, at_once, candidate, held, make_ready, pool_report
-from tests.web.gateway.engine import wait_until
+from tests.waiting import wait_for
 from tests.world import World
 
 pytestmark = pytest.mark.django_db
@@ -109,7 +109,7 @@ def test_what_is_cold_is_published_once_it_is_loaded(world: World) -> None:
     sync_pool(pool_name="demo", report=pool_report(held(first)))
 
     def load() -> None:
-        assert wait_until(lambda: Placement.objects.filter(version=second, wanted_at__isnull=False).exists())
+        wait_for(lambda: Placement.objects.filter(version=second, wanted_at__isnull=False).exists())
         sync_pool(pool_name="demo", report=pool_report(held(first), held(second)))
 
     publication, error = at_once(

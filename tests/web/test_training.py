@@ -9,7 +9,7 @@ from stillhouse.catalog.actions import sync_catalog
 from stillhouse.catalog.models import BaseModel
 from stillhouse.core.errors import Conflict, NotFound, UserError
 from stillhouse.datasets.models import DatasetVersion
-from stillhouse.jobs.actions import claim_job
+from stillhouse.jobs.claiming import claim_job
 from stillhouse.jobs.models import CANCELLED, RUNNING, Job, Kind, Outbox
 from stillhouse.training.actions import cancel_run, start_run
 from stillhouse.training.models import Preset, TrainingRun

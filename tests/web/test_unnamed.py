@@ -17,9 +17,9 @@ from stillhouse.erasure.forgetting import settle_erasures
 from stillhouse.erasure.models import Erasure
 from stillhouse.erasure.unnamed import is_named, remove_object, remove_unnamed
 from tests.registry import at_once, validation_report
+from tests.waiting import wait_for
 from tests.web.test_erasure import ROWS, SECRET, searched
-from tests.web.test_worker_api import REPORT, adapter_files, finish_with, started, state
-from tests.workers.standin import wait_for
+from tests.web.worker_calls import REPORT, adapter_files, finish_with, started, state
 from tests.world import World, chat_row, jsonl, put, sha256
 
 pytestmark = pytest.mark.django_db

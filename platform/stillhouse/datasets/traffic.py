@@ -18,10 +18,11 @@ from stillhouse.accounts.models import Membership
 from stillhouse.audit.actions import record
 from stillhouse.core.errors import Conflict, NotFound, UserError
 from stillhouse.core.text import storable
-from stillhouse.datasets.actions import create_dataset, finish_upload, send_file
+from stillhouse.datasets.actions import create_dataset
 from stillhouse.datasets.deriving import derive_version
 from stillhouse.datasets.models import Dataset, DatasetVersion, TrafficSource
 from stillhouse.datasets.quota import check_room
+from stillhouse.datasets.uploading import finish_upload, send_file
 from stillhouse.usage.kept import corrected_answer, feedback_on, kept_of
 from stillhouse.usage.models import Feedback, KeptExchange
 from workers.contract import Append

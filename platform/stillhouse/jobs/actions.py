@@ -1,27 +1,25 @@
-"""Every change of a job by workers and by the platform: queue, claim, report, finish, reap.
+"""Every change of a job by workers and by the platform: queue, report, finish, reap.
 
-What people ask for (pause, resume, cancel, retry) is in `jobs.control`. Times are the database's alone: a
-worker or keeper whose clock is wrong neither gains nor loses a lease.
+Claims are in `jobs.claiming`; what people ask for (pause, resume, cancel, retry) is in `jobs.control`. Times
+are the database's alone: a worker or keeper whose clock is wrong neither gains nor loses a lease.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, Value
+from django.db.models import F, Value
 from django.db.models.functions import Greatest, Now
-from django.db.models.lookups import GreaterThan
 
 from stillhouse.accounts.models import User, Workspace
 from stillhouse.audit.actions import record
 from stillhouse.core.notify import JOBS, OUTBOX, notify
 from stillhouse.core.text import storable
 from stillhouse.core.transitions import transition
-from stillhouse.jobs.attempts import close_attempt, likely_eta, open_attempt
-from stillhouse.jobs.checkpoints import drop_checkpoints, drop_resumed, newest_checkpoint
+from stillhouse.jobs.attempts import close_attempt
+from stillhouse.jobs.checkpoints import drop_checkpoints, drop_resumed
 from stillhouse.jobs.errors import Refused
 from stillhouse.jobs.models import (
     CANCELLED,
@@ -35,11 +33,9 @@ from stillhouse.jobs.models import (
     Job,
     Kind,
     Outbox,
-    Worker,
 )
 from stillhouse.jobs.progress import INTEGER_MAX, eta_of, step_of, store_metrics
-from stillhouse.jobs.shares import check_quota_at_claim, limits
-from stillhouse.jobs.tokens import digest_of, token_of
+from stillhouse.jobs.tokens import digest_of
 from workers.contract import CHECKPOINT_DAMAGED, JobFailure, ReportRequest
 
 SLOW_STORE = 10 * 1024**2
@@ -47,16 +43,6 @@ SLOW_STORE = 10 * 1024**2
 PAUSE_PATIENCE = timedelta(seconds=120)
 """How long a pause waits for the checkpoint it asked for; then the job goes back with the one before."""
 Action = Literal["continue", "checkpoint", "cancel"]
-
-
-@dataclass(frozen=True)
-class Claimed:
-    """A job that now belongs to one attempt of one worker; `token` is shown here and never again."""
-
-    job: Job
-    token: str
-    checkpoint: Checkpoint | None
-    """Where it goes on from; None: from the beginning."""
 
 
 @transaction.atomic
@@ -85,100 +71,11 @@ def ring_later(job: Job) -> None:
 
 
 @transaction.atomic
-def claim_job(*, job_id: str, worker: str, key: str = "") -> Claimed:
-    """`take_job` in a transaction of its own."""
-    return take_job(job_id=job_id, worker=worker, key=key)
-
-
-def take_job(*, job_id: str, worker: str, key: str = "") -> Claimed:
-    """Take a queued job for a worker, in the caller's transaction: of many callers exactly one gets it.
-
-    The others are Refused. Also Refused: a job that pauses after a failure, one whose workspace has used up
-    its minutes, and a worker that is drained. The same claim again, by its `key`, gets the same attempt.
-    """
-    job = _find_to_claim(job_id, worker)
-    if (again := _claimed_before(job, worker, key)) is not None:
-        return again
-    _check_may_claim(job, worker)
-    token = token_of(job.pk, job.attempt + 1, key)
-    checkpoint = newest_checkpoint(job) if job.attempt else None  # a first attempt asks for nothing in vain
-    step = checkpoint.step if checkpoint else 0
-    won = transition(
-        job,
-        TRANSITIONS,
-        RUNNING,
-        where={"attempt": job.attempt},  # else the checkpoint above may not be the newest any more
-        refresh=False,  # every statement is a way there and back while other workers wait
-        attempt=job.attempt + 1,
-        token_digest=digest_of(token),
-        worker=storable(worker),
-        lease_until=_lease_end(),
-        started_at=Now(),
-        reported_at=Now(),
-        due_at=None,
-        resumed_step=step,
-        step=step,
-        phase="",
-        message="",
-        eta_seconds=likely_eta(job, step) if job.attempt else None,
-    )
-    if not won:
-        job.refresh_from_db()  # the first of two equal claims may have won while this one waited for the row
-        if (again := _claimed_before(job, worker, key)) is not None:
-            return again
-        raise Refused("not_claimable", f"Job {job_id} is {job.state}, not waiting for a worker.")
-    job.state, job.attempt, job.worker, job.resumed_step = RUNNING, job.attempt + 1, storable(worker), step
-    open_attempt(job)
-    notify(JOBS, job.pk)
-    return Claimed(job, token, checkpoint)
-
-
-def _claimed_before(job: Job, worker: str, key: str) -> Claimed | None:
-    """What the same claim got whose answer was lost on the way; its lease counts from now."""
-    if not key or job.state != RUNNING:
-        return None
-    token = token_of(job.pk, job.attempt, key)
-    held = Job.objects.filter(
-        pk=job.pk, state=RUNNING, worker=storable(worker), token_digest=digest_of(token)
-    )
-    if not held.update(lease_until=_lease_end(), reported_at=Now()):
-        return None
-    return Claimed(job, token, newest_checkpoint(job) if job.resumed_step else None)
-
-
-def _find_to_claim(job_id: str, worker: str) -> Job:
-    """The job with what `_check_may_claim` asks, in one question; Refused when there is none."""
-    job = (
-        Job.objects.filter(pk=job_id)
-        .defer("log_tail", "message", "phase", "failure")
-        .annotate(
-            waits=GreaterThan(F("due_at"), Now()),
-            limited=Exists(limits().filter(workspace=OuterRef("workspace"), queue=OuterRef("queue"))),
-            drained=Exists(Worker.objects.filter(name=worker, draining_since__isnull=False)),
-        )
-        .first()
-    )
-    if job is None:
-        raise Refused("unknown_job", f"There is no job {job_id}.")
-    return job
-
-
-def _check_may_claim(job: Any, worker: str) -> None:
-    """Raises Refused unless this worker may have the job now."""
-    if job.drained:
-        raise Refused("not_claimable", f"The worker {worker[:60]} is drained: it gets no new work.")
-    if job.waits:
-        raise Refused("not_claimable", f"Job {job.pk} waits a while after a failure.")
-    if job.limited:
-        check_quota_at_claim(job)
-
-
-@transaction.atomic
 def report_job(*, job_id: str, token: str, report: ReportRequest) -> Action:
     """Store progress, renew the lease, say whether to go on. Refused for any but the current attempt."""
     held = Job.objects.filter(pk=job_id, state=RUNNING, token_digest=digest_of(token))
     updated = held.update(
-        lease_until=_lease_end(),
+        lease_until=lease_end(),
         reported_at=Now(),
         phase=storable(report.phase),
         message=storable(report.message),
@@ -285,7 +182,7 @@ def reap_lost_leases() -> int:
     Where the database's clock was set back, leases that began in its future begin now.
     """
     Job.objects.filter(state=RUNNING, reported_at__gt=Now() + timedelta(seconds=1)).update(
-        reported_at=Now(), lease_until=_lease_end()
+        reported_at=Now(), lease_until=lease_end()
     )
     lost = Job.objects.filter(state=RUNNING, lease_until__lt=Now()).values_list("pk", flat=True)
     return sum(_reap(job_id) for job_id in list(lost[:500]))
@@ -374,7 +271,8 @@ def move_job(job: Job, state: str, **changes: Any) -> None:
         raise RuntimeError(f"job {job.pk} cannot go from {job.state} to {state}")
 
 
-def _lease_end() -> Any:
+def lease_end() -> Any:
+    """When a lease ends that is granted or renewed now, a database expression."""
     return Now() + timedelta(seconds=settings.LEASE_SECONDS)
 
 

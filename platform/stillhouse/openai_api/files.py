@@ -8,9 +8,10 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonRes
 from stillhouse.accounts.models import Membership
 from stillhouse.core import blobs
 from stillhouse.core.errors import Conflict, UserError
-from stillhouse.datasets.actions import check_file, create_dataset, finish_upload, send_file
+from stillhouse.datasets.actions import create_dataset
 from stillhouse.datasets.models import Dataset, DatasetVersion
 from stillhouse.datasets.queries import check_not_erased, datasets, version_by_id, versions
+from stillhouse.datasets.uploading import check_file, finish_upload, send_file
 from stillhouse.openai_api.access import by_method
 from stillhouse.openai_api.pages import page_of
 from stillhouse.openai_api.shapes import file_object

@@ -10,11 +10,12 @@ from stillhouse.adapters.actions import register_version
 from stillhouse.core import blobs
 from stillhouse.core.errors import UserError
 from stillhouse.core.pending import Holder
-from stillhouse.datasets.actions import place_original, record_report
+from stillhouse.datasets.actions import record_report
 from stillhouse.datasets.comparing import record_comparison
 from stillhouse.datasets.deriving import record_derived
 from stillhouse.datasets.models import DatasetVersion
 from stillhouse.datasets.trials import record_trial
+from stillhouse.datasets.uploading import place_original
 from stillhouse.erasure.unnamed import is_named
 from stillhouse.evaluations.actions import queue_evaluation, record_result
 from stillhouse.evaluations.models import Evaluation

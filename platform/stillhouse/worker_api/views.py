@@ -19,7 +19,6 @@ from stillhouse.jobs.actions import (
     finish_job,
     hold_for_finish,
     report_job,
-    take_job,
     time_to_finish,
 )
 from stillhouse.jobs.checkpoints import (
@@ -28,6 +27,7 @@ from stillhouse.jobs.checkpoints import (
     record_checkpoint,
     uploaded,
 )
+from stillhouse.jobs.claiming import take_job
 from stillhouse.jobs.errors import Refused
 from stillhouse.jobs.models import Checkpoint, Job
 from stillhouse.jobs.workers import enrol, hear

@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from stillhouse.embedded.home import REPOSITORY, EmbeddedError, Home
 from stillhouse.embedded.leftovers import clear_dead_lock, end_leftovers, record
 from stillhouse.embedded.process import Process, Program, start_time
 from stillhouse.embedded.supervisor import Supervisor
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -33,17 +32,8 @@ def process_of(home: Home, name: str, code: str, **options: object) -> Process:
     return Process(program(name, code, **options), home.logs / f"{name}.log")
 
 
-def gone(pid: int, seconds: float = 10.0) -> bool:
-    return until(lambda: start_time(pid) is None, seconds)
-
-
-def until(true: Callable[[], bool], seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
+def gone(pid: int) -> bool:
+    return wait_for(lambda: start_time(pid) is None)
 
 
 SLEEP = "import time; time.sleep(600)"

@@ -6,7 +6,6 @@ import math
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -221,14 +220,3 @@ async def _event(response: web.StreamResponse, value: dict[str, Any]) -> None:
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
-
-
-def wait_until(what: Callable[[], bool], seconds: float = 5.0) -> bool:
-    """Whether it became true in time."""
-    done = threading.Event()
-    with suppress(TimeoutError):
-        for _ in range(int(seconds / 0.02)):
-            if what():
-                return True
-            done.wait(0.02)
-    return what()

@@ -24,6 +24,7 @@ from stillhouse.gateway.connection import Receive, Scope, Send
 from stillhouse.gateway.protocol import LimitedHttp
 from stillhouse.serving.actions import add_pool, place_version, sync_pool
 from tests import registry
+from tests.waiting import wait_for
 from tests.web.gateway.engine import Engine
 
 
@@ -160,3 +161,9 @@ class Servers:
     def stop(self) -> None:
         for serving in self._running:
             serving.stop()
+
+
+def settle(serving: Serving) -> None:
+    """Wait for two reads of the gateway: the second one has whatever is committed by now."""
+    before = serving.gateway.link.reads
+    wait_for(lambda: serving.gateway.link.reads >= before + 2)

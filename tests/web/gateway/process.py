@@ -14,7 +14,8 @@ import httpx
 import pytest
 from django.conf import settings
 
-from tests.web.gateway.engine import free_port, wait_until
+from tests.waiting import wait_for
+from tests.web.gateway.engine import free_port
 from tests.web.gateway.house import gateway_config
 
 ALONE = "stillhouse.gateway.asgi:application"
@@ -45,7 +46,7 @@ def uvicorn(application: str = ALONE, **environment: str) -> Iterator[Server]:
                 except httpx.TransportError:
                     return False
 
-            assert wait_until(answers, 30)
+            wait_for(answers, 30)
             yield Server(client, process)
     finally:
         process.terminate()

@@ -11,7 +11,8 @@ from stillhouse.accounts.grants import make_grant
 from stillhouse.publishing.actions import publish, rollback
 from stillhouse.usage.models import UsageRecord
 from tests.registry import DEMO_BASE
-from tests.web.gateway.engine import Script, wait_until
+from tests.waiting import wait_for
+from tests.web.gateway.engine import Script
 from tests.web.gateway.house import House, Serving
 
 ASK: Any = [{"role": "user", "content": "Which clause is this?"}]
@@ -139,7 +140,7 @@ def test_publish_and_rollback_turn_the_next_request(house: House, alias: str, se
                 published = publish(by=house.lead, alias_name=alias, version=second)
             else:
                 rollback(by=house.lead, alias=published.alias)
-            assert wait_until(lambda version=version: answering() == version.serving_name)  # type: ignore[misc]
+            wait_for(lambda version=version: answering() == version.serving_name)  # type: ignore[misc]
         published_now = publish(by=house.lead, alias_name="brand-new", version=first)
         assert (
             client.chat.completions.create(model=published_now.alias.name, messages=ASK).model
@@ -179,7 +180,7 @@ def test_every_answer_leaves_a_record_and_no_content(house: House, alias: str, s
         list(streamed.parse())
         with pytest.raises(openai.NotFoundError):
             client.chat.completions.create(model="nothing", messages=ASK)
-    assert wait_until(lambda: UsageRecord.objects.count() == 2)
+    wait_for(lambda: UsageRecord.objects.count() == 2)
     for answer in (whole, streamed):
         row = UsageRecord.objects.get(pk=answer.headers["x-request-id"])
         assert (row.workspace_id, row.caller, row.model) == (house.expert.workspace_id, house.key.id, alias)
@@ -199,9 +200,9 @@ def test_a_client_that_goes_away_stops_the_generation_and_is_counted(
             if count == 5:
                 break
         stream.close()
-    assert wait_until(lambda: house.engine.aborted == 1, 2.0)
+    wait_for(lambda: house.engine.aborted == 1, 2.0)
     assert house.engine.sent < 100
-    assert wait_until(lambda: UsageRecord.objects.filter(cancelled=True).exists())
+    wait_for(lambda: UsageRecord.objects.filter(cancelled=True).exists())
     row = UsageRecord.objects.get()
     assert row.status == 200 and 0 < row.completion_tokens < 100
 
@@ -212,8 +213,8 @@ def test_a_client_that_goes_away_before_the_answer_stops_it_too(
     house.engine.script = Script(pause=10)
     with serving.client(house.secret) as client, pytest.raises(openai.APITimeoutError):
         client.chat.completions.create(model=alias, messages=ASK, timeout=0.3)
-    assert wait_until(lambda: house.engine.aborted == 1, 2.0)
-    assert wait_until(lambda: UsageRecord.objects.filter(cancelled=True, status=499).exists())
+    wait_for(lambda: house.engine.aborted == 1, 2.0)
+    wait_for(lambda: UsageRecord.objects.filter(cancelled=True, status=499).exists())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from stillhouse.serving.actions import place_version
 from stillhouse.serving.models import Placement
 from stillhouse.usage.models import UsageRecord
 from tests import registry
-from tests.web.gateway.engine import wait_until
+from tests.waiting import wait_for
 from tests.web.gateway.house import House, Serve, Serving, gateway_config
 
 ASK: Any = [{"role": "user", "content": "Which clause is this?"}]
@@ -59,13 +59,13 @@ def test_a_request_for_a_cold_version_asks_for_it_and_waits(
     serving = serve(gateway_config(cold_seconds=LONG))
     with ThreadPoolExecutor(3) as threads:
         answers = [threads.submit(ask, serving, house.secret, cold) for _ in range(3)]
-        assert wait_until(lambda: asked_for(cold))
+        wait_for(lambda: asked_for(cold))
         assert not any(answer.done() for answer in answers)
         load(house, cold)
         got = [answer.result() for answer in answers]
     assert [answer.status_code for answer in got] == [200] * 3
     assert {answer.json()["model"] for answer in got} == {cold.serving_name}
-    assert wait_until(lambda: UsageRecord.objects.filter(version=cold.id).count() == 3)
+    wait_for(lambda: UsageRecord.objects.filter(version=cold.id).count() == 3)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_only_so_many_wait(house: House, cold: AdapterVersion, serve: Serve) -> 
         waiting: list[Future[httpx.Response]] = [
             threads.submit(ask, serving, house.secret, cold) for _ in range(2)
         ]
-        assert wait_until(lambda: serving.gateway.cold.waiting == 2)
+        wait_for(lambda: serving.gateway.cold.waiting == 2)
         assert ask(serving, house.secret, cold).status_code == 503
         assert not any(answer.done() for answer in waiting)
         load(house, cold)
@@ -104,7 +104,7 @@ def test_an_app_that_goes_away_waits_no_longer(house: House, cold: AdapterVersio
     serving = serve(gateway_config(cold_seconds=LONG))
     with suppress(httpx.ReadTimeout):
         ask(serving, house.secret, cold, seconds=0.3)
-    assert wait_until(lambda: serving.gateway.cold.waiting == 0)
+    wait_for(lambda: serving.gateway.cold.waiting == 0)
     load(house, cold)
     assert ask(serving, house.secret, cold).status_code == 200
     assert len(house.engine.seen) == 1
@@ -114,9 +114,9 @@ def test_what_is_published_waits_out_a_restart_of_the_engine(house: House, alias
     serving, [version] = serve(gateway_config(cold_seconds=LONG)), house.held
     with ThreadPoolExecutor(1) as threads:
         house.report(held=[registry.held(version, "loading")], incarnation="second")
-        assert wait_until(lambda: loads(serving, version))
+        wait_for(lambda: loads(serving, version))
         answer = threads.submit(ask, serving, house.secret, version)
-        assert wait_until(lambda: serving.gateway.cold.waiting == 1)
+        wait_for(lambda: serving.gateway.cold.waiting == 1)
         house.report(incarnation="second")
         assert answer.result().status_code == 200
 

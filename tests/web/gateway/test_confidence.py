@@ -12,13 +12,12 @@ from stillhouse.evaluations.isotonic import FEWEST, at_thresholds, fit
 from stillhouse.evaluations.models import EvaluationResult
 from stillhouse.publishing.escalation import start_escalation
 from stillhouse.publishing.models import Alias
+from tests.web.gateway.elsewhere import ask, rows, terms
 from tests.web.gateway.engine import Engine, Script
 from tests.web.gateway.house import House, Serve, Serving, gateway_config
-from tests.web.gateway.test_escalation import ask, destinations, remote, rows, stable, terms
 from workers.contract import Calibration, Sureness, sureness
 from workers.contract.confidence import Step
 
-__all__ = ["destinations", "remote", "stable"]
 CALIBRATION = Calibration(
     rows=100, length_weight=0.0, steps=[Step(score=-1.0, right=0.3), Step(score=0.5, right=0.95)]
 )

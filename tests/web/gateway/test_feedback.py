@@ -22,16 +22,10 @@ from stillhouse.publishing.keeping import start_keeping, stop_keeping
 from stillhouse.publishing.models import Alias
 from stillhouse.usage.kept import corrected_answer, feedback_on, forget_expired, kept_of, rated
 from stillhouse.usage.models import Feedback, KeptExchange, UsageRecord
-from tests.web.gateway.engine import wait_until
-from tests.web.gateway.house import House, Serving, gateway_config
-from tests.web.gateway.test_shares import settle
+from tests.waiting import wait_for
+from tests.web.gateway.house import House, Serving, gateway_config, settle
 
 ASK: Any = [{"role": "user", "content": "Which clause is this?"}]
-
-
-@pytest.fixture
-def stable(house: House, alias: str) -> Alias:
-    return Alias.objects.get(name=alias)
 
 
 @pytest.fixture
@@ -47,7 +41,7 @@ def ask(serving: Serving, secret: str) -> str:
     with serving.client(secret) as client:
         answer = client.chat.completions.with_raw_response.create(model="clauses", messages=ASK)
     request = answer.headers["x-stillhouse-request"]
-    assert wait_until(lambda: UsageRecord.objects.filter(pk=request).exists())
+    wait_for(lambda: UsageRecord.objects.filter(pk=request).exists())
     return str(request)
 
 
@@ -67,7 +61,7 @@ def test_feedback_and_correction_are_kept_beside_the_exchange(house: House, keep
     wanted = '{"type": "payment"} \x00 <b>😀'
     body = {"request_id": request, "rating": "down", "correction": wanted}
     assert say(keeping, house.secret, body).status_code == 202
-    assert wait_until(lambda: Feedback.objects.filter(request=request, rating="down").exists())
+    wait_for(lambda: Feedback.objects.filter(request=request, rating="down").exists())
     (exchange,) = kept_of(house.lead, "clauses")
     said = feedback_on(house.lead, [exchange])[exchange.pk]
     assert corrected_answer(said) == wanted, "the last word counts, and nothing is lost of it"
@@ -84,7 +78,7 @@ def test_another_key_says_nothing_about_it(house: House, keeping: Serving) -> No
     for secret in (second, house.outsider_secret):
         assert say(keeping, secret, body).status_code == 202, "nobody learns what exists"
     assert say(keeping, house.secret, {"request_id": request, "rating": "up"}).status_code == 202
-    assert wait_until(Feedback.objects.exists)
+    wait_for(Feedback.objects.exists)
     (said,) = Feedback.objects.all()
     assert (said.caller, said.rating, said.correction) == (house.key.pk, "up", "")
 
@@ -99,7 +93,7 @@ def test_nothing_is_kept_where_prompts_are_not(house: House, stable: Alias, serv
 def test_feedback_ends_with_its_exchange(house: House, keeping: Serving, stable: Alias) -> None:
     request = ask(keeping, house.secret)
     say(keeping, house.secret, {"request_id": request, "rating": "up"})
-    assert wait_until(Feedback.objects.exists)
+    wait_for(Feedback.objects.exists)
     stop_keeping(by=house.lead, alias=stable)
     assert not rated(house.lead, "clauses").exists()
     assert forget_expired() == 1 and not Feedback.objects.exists()
@@ -201,8 +195,8 @@ def test_who_may_not_and_how(house: House, keeping: Serving) -> None:
     assert say(keeping, grant, body).json()["error"]["code"] == "key_needed"
     assert say(keeping, "sk-sh-nothing", body).status_code == 401
     _, lists_only = create_key(by=house.lead, name="lists", terms=KeyTerms(scopes=frozenset({"models"})))
-    assert wait_until(lambda: say(keeping, lists_only, body).status_code == 403)
+    wait_for(lambda: say(keeping, lists_only, body).status_code == 403)
     _, slow = create_key(by=house.lead, name="slow", terms=KeyTerms(requests_per_minute=1))
-    assert wait_until(lambda: say(keeping, slow, body).status_code == 429), "it counts as a request"
+    wait_for(lambda: say(keeping, slow, body).status_code == 429)  # it counts as a request
     wrong = httpx.get(f"{keeping.url}/v1/feedback", headers={"authorization": f"Bearer {house.secret}"})
     assert wrong.status_code == 405 and wrong.headers["allow"] == "POST"

@@ -17,17 +17,12 @@ from stillhouse.publishing.keeping import start_keeping, stop_keeping
 from stillhouse.publishing.models import Alias
 from stillhouse.usage.kept import forget_expired, kept_of
 from stillhouse.usage.models import KeptExchange, UsageRecord
-from tests.web.gateway.engine import Script, wait_until
-from tests.web.gateway.house import House, Serving
-from tests.web.gateway.test_shares import settle
+from tests.waiting import wait_for
+from tests.web.gateway.engine import Script
+from tests.web.gateway.house import House, Serving, settle
 
 ASK: Any = [{"role": "user", "content": "Which clause is this? \x00 😀"}]
 THOUGHT = '<think>\nIt speaks of fees.\n</think>\n\n{"type": "payment"}'
-
-
-@pytest.fixture
-def stable(house: House, alias: str) -> Alias:
-    return Alias.objects.get(name=alias)
 
 
 def ask(serving: Serving, secret: str, times: int = 1, **fields: Any) -> None:
@@ -37,7 +32,7 @@ def ask(serving: Serving, secret: str, times: int = 1, **fields: Any) -> None:
             answer = client.chat.completions.create(model="clauses", messages=ASK, **fields)
             if fields.get("stream"):
                 assert list(answer)
-    assert wait_until(lambda: UsageRecord.objects.count() == before + times)
+    wait_for(lambda: UsageRecord.objects.count() == before + times)
 
 
 def test_nothing_is_kept_by_default(house: House, stable: Alias, serving: Serving) -> None:
@@ -69,7 +64,7 @@ def test_what_failed_or_is_too_long_is_counted_and_not_kept(
     house.engine.script = Script(break_after=1, text="Hello there")
     with serving.client(house.secret) as client, pytest.raises(Exception):  # noqa: B017 - whatever the client says
         list(client.chat.completions.create(model="clauses", messages=ASK, stream=True))
-    assert wait_until(lambda: UsageRecord.objects.count() == 2)
+    wait_for(lambda: UsageRecord.objects.count() == 2)
     assert not KeptExchange.objects.exists()
 
 

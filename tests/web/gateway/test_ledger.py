@@ -13,8 +13,9 @@ from stillhouse.gateway.spool import Spool, read_segment
 from stillhouse.gateway.usage import Record
 from stillhouse.usage.models import UsageHour, UsageRecord
 from tests.registry import DEMO_BASE
+from tests.waiting import wait_for
 from tests.web.gateway.cable import Cable
-from tests.web.gateway.engine import Script, wait_until
+from tests.web.gateway.engine import Script
 from tests.web.gateway.house import House, Serve, Serving, gateway_config
 from tests.web.gateway.process import kill_in_the_middle, uvicorn
 
@@ -152,10 +153,10 @@ def test_a_killed_gateway_loses_no_request(house: House, alias: str, tmp_path: P
                 assert ask("/v1/chat/completions", headers=headers, json=body).status_code == 200
             house.engine.script = Script(text="x" * 500, piece=1, pause=0.02)
             kill_in_the_middle(server, headers=headers, body={**body, "stream": True})
-        assert wait_until(lambda: house.engine.aborted == 1)
+        wait_for(lambda: house.engine.aborted == 1)
     assert UsageRecord.objects.count() <= 1
     with uvicorn(SPOOL_DIR=str(tmp_path)):
-        assert wait_until(lambda: UsageRecord.objects.count() == 22, 15)
+        wait_for(lambda: UsageRecord.objects.count() == 22)
     assert UsageRecord.objects.filter(status=200, completion_tokens=6).count() == 21
     killed = UsageRecord.objects.get(status=0)
     assert 15 <= killed.completion_tokens <= house.engine.sent
@@ -170,7 +171,7 @@ def test_a_record_names_key_alias_version_and_reasoning(house: House, alias: str
         client.chat.completions.create(model=alias, messages=ASK)
         list(client.chat.completions.create(model=alias, messages=ASK, stream=True))
         client.chat.completions.create(model=DEMO_BASE, messages=ASK)
-    assert wait_until(lambda: UsageRecord.objects.count() == 3)
+    wait_for(lambda: UsageRecord.objects.count() == 3)
     whole, streamed, base = UsageRecord.objects.order_by("at")
     version = house.held[0]
     for row in (whole, streamed):
@@ -188,7 +189,7 @@ def test_what_the_app_got_is_in_the_sums_of_its_hours(house: House, alias: str, 
     with serving.client(house.secret) as client:
         for _ in range(12):
             client.chat.completions.create(model=alias, messages=ASK)
-    assert wait_until(lambda: UsageRecord.objects.count() == 12)
+    wait_for(lambda: UsageRecord.objects.count() == 12)
     hours = UsageHour.objects.all()
     assert {hour.alias for hour in hours} == {alias} and {hour.key for hour in hours} == {house.key.id}
     assert sum(hour.requests for hour in hours) == 12

@@ -17,7 +17,8 @@ from stillhouse.gateway.snapshot import Key
 from stillhouse.gateway.usage import Record
 from stillhouse.usage.models import UsageHour
 from tests.registry import DEMO_BASE
-from tests.web.gateway.engine import Script, wait_until
+from tests.waiting import wait_for
+from tests.web.gateway.engine import Script
 from tests.web.gateway.house import House, Serve, Serving, gateway_config
 
 ASK: Any = [{"role": "user", "content": "Which clause is this?"}]
@@ -151,22 +152,22 @@ def test_a_budget_holds_across_gateways_and_restarts(house: House, serve: Serve)
     answer = ask(first, secret)
     assert code(answer) == answer.json()["error"]["type"] == "insufficient_quota"
     assert answer.headers["x-should-retry"] == "false"
-    assert wait_until(lambda: UsageHour.objects.filter(key=key.id, requests=3).exists())
+    wait_for(lambda: UsageHour.objects.filter(key=key.id, requests=3).exists())
     second = serve(gateway_config())
     assert ask(second, secret).status_code == 429
     change_key(by=house.lead, key=key, terms=KeyTerms(monthly_tokens=70))
     for serving in (first, second):
-        assert wait_until(lambda serving=serving: ask(serving, secret).status_code == 200)  # type: ignore[misc]
+        wait_for(lambda serving=serving: ask(serving, secret).status_code == 200)  # type: ignore[misc]
 
 
 def test_last_months_tokens_are_not_this_months(house: House, serving: Serving) -> None:
     key, secret = create_key(by=house.lead, name="app", terms=KeyTerms(monthly_tokens=50))
     assert ask(serving, secret).status_code == 200
-    assert wait_until(lambda: UsageHour.objects.filter(key=key.id).exists())
+    wait_for(lambda: UsageHour.objects.filter(key=key.id).exists())
     UsageHour.objects.filter(key=key.id).update(prompt_tokens=1000)
-    assert wait_until(lambda: ask(serving, secret).status_code == 429)
+    wait_for(lambda: ask(serving, secret).status_code == 429)
     UsageHour.objects.filter(key=key.id).update(hour=timezone.now() - timedelta(days=32))
-    assert wait_until(lambda: ask(serving, secret).status_code == 200)
+    wait_for(lambda: ask(serving, secret).status_code == 200)
 
 
 def test_a_key_does_what_it_is_for(house: House, serving: Serving) -> None:
@@ -186,7 +187,7 @@ def test_a_key_ends_when_it_expires(house: House, serving: Serving) -> None:
     key, secret = create_key(by=house.lead, name="app", terms=KeyTerms(expires_at=soon))
     assert ask(serving, secret).status_code == 200
     ApiKey.objects.filter(pk=key.pk).update(expires_at=timezone.now() - timedelta(seconds=1))
-    assert wait_until(lambda: ask(serving, secret).status_code == 401)
+    wait_for(lambda: ask(serving, secret).status_code == 401)
     assert "expired" in ask(serving, secret).json()["error"]["message"]
 
 

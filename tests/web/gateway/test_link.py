@@ -13,8 +13,8 @@ from stillhouse.accounts.models import ApiKey
 from stillhouse.publishing.actions import publish
 from stillhouse.usage.models import UsageRecord
 from tests.registry import DEMO_BASE
+from tests.waiting import wait_for
 from tests.web.gateway.cable import Cable
-from tests.web.gateway.engine import wait_until
 from tests.web.gateway.house import House, Serve, Serving, gateway_config
 
 ASK: Any = [{"role": "user", "content": "Which clause is this?"}]
@@ -37,7 +37,7 @@ def test_a_new_key_works_at_once_and_a_revoked_one_stops(house: House, serving: 
     key, secret = create_key(by=house.lead, name="second app")
     assert status(serving, secret) == 200
     revoke_key(by=house.lead, key=key)
-    assert wait_until(lambda: status(serving, secret) == 401)
+    wait_for(lambda: status(serving, secret) == 401)
     assert status(serving, house.secret) == 200
 
 
@@ -45,7 +45,7 @@ def test_a_revocation_acts_even_when_nobody_says_so(house: House, serving: Servi
     assert status(serving, house.secret) == 200
     with connection.cursor() as cursor:  # as if the NOTIFY had been lost
         cursor.execute("UPDATE accounts_apikey SET revoked_at = now() WHERE id = %s", [house.key.id])
-    assert wait_until(lambda: status(serving, house.secret) == 401)
+    wait_for(lambda: status(serving, house.secret) == 401)
 
 
 def test_thousands_of_unknown_names_cost_a_read_a_second_and_harm_nobody(
@@ -73,14 +73,14 @@ def test_without_postgres_the_last_snapshot_serves_and_records_wait(
     with Cable(gateway_config().database_url) as cable:
         serving = serve(gateway_config(database_url=cable.url, database_seconds=2))
         assert status(serving, house.secret, alias) == 200
-        assert wait_until(lambda: UsageRecord.objects.count() == 1)
+        wait_for(lambda: UsageRecord.objects.count() == 1)
         cable.cut()
         assert status(serving, house.secret, alias) == 200
-        assert wait_until(lambda: not serving.gateway.link.connected, 10)
+        wait_for(lambda: not serving.gateway.link.connected)
         assert status(serving, house.secret, "unknown") == 404
         assert status(serving, house.secret, alias) == 200
         cable.mend()
-        assert wait_until(lambda: UsageRecord.objects.count() == 3, 15)
+        wait_for(lambda: UsageRecord.objects.count() == 3)
         publish(by=house.lead, alias_name="afterwards", version=house.held[0])
         assert status(serving, house.secret, "afterwards") == 200
 

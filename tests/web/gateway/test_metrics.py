@@ -5,8 +5,9 @@ from typing import Any
 import httpx
 
 from tests.registry import DEMO_BASE
+from tests.waiting import wait_for
 from tests.web.gateway.cable import Cable
-from tests.web.gateway.engine import Script, wait_until
+from tests.web.gateway.engine import Script
 from tests.web.gateway.house import House, Serve, Serving, gateway_config
 
 ASK: Any = [{"role": "user", "content": "Which clause is this?"}]
@@ -64,15 +65,15 @@ def test_the_snapshot_says_when_it_grows_old(house: House, alias: str, serve: Se
         serving = serve(gateway_config(database_url=cable.url, database_seconds=1, metrics_token=TOKEN))
         assert value(serving, "postgres_up") == 1
         cable.cut()
-        assert wait_until(lambda: value(serving, "postgres_up") == 0, 10)
+        wait_for(lambda: value(serving, "postgres_up") == 0)
         first = value(serving, "snapshot_age_seconds")
         with serving.client(house.secret) as client:
             assert client.chat.completions.create(model=alias, messages=ASK)
         assert value(serving, "snapshot_age_seconds") > first
         assert value(serving, "ledger_waiting_bytes") > 0
         cable.mend()
-        assert wait_until(lambda: value(serving, "postgres_up") == 1, 15)
-        assert wait_until(lambda: value(serving, "ledger_waiting_bytes") == 0, 15)
+        wait_for(lambda: value(serving, "postgres_up") == 1)
+        wait_for(lambda: value(serving, "ledger_waiting_bytes") == 0)
 
 
 def test_nobody_sees_them_without_the_token(house: House, serve: Serve) -> None:

@@ -16,7 +16,8 @@ from stillhouse.serving.actions import drain_replica
 from stillhouse.serving.models import Replica
 from stillhouse.usage.models import UsageRecord
 from tests.registry import DEMO_BASE
-from tests.web.gateway.engine import Engine, Script, wait_until
+from tests.waiting import wait_for
+from tests.web.gateway.engine import Engine, Script
 from tests.web.gateway.house import House, Serve, Serving, gateway_config
 
 ASK: Any = [{"role": "user", "content": "Which clause is this?"}]
@@ -75,20 +76,20 @@ def test_what_is_published_but_no_longer_approved_does_not_answer(
     house: House, alias: str, serving: Serving
 ) -> None:
     AdapterVersion.objects.update(state="retired")
-    assert wait_until(lambda: ask(serving, house.secret, alias).status_code == 403, 3.0)
+    wait_for(lambda: ask(serving, house.secret, alias).status_code == 403)
 
 
 def test_a_version_that_is_not_ready_asks_for_patience(house: House, alias: str, serve: Serve) -> None:
     serving = serve(gateway_config(cold_seconds=0.1))
     house.report(held=[])
-    assert wait_until(lambda: ask(serving, house.secret, alias).status_code == 503, 3.0)
+    wait_for(lambda: ask(serving, house.secret, alias).status_code == 503)
     answer = ask(serving, house.secret, alias)
     assert error_of(answer)["code"] == "model_loading"
     assert int(answer.headers["retry-after"]) > 0 and "x-should-retry" not in answer.headers
     house.report(healthy=False)
-    assert wait_until(lambda: ask(serving, house.secret).status_code == 503, 3.0)
+    wait_for(lambda: ask(serving, house.secret).status_code == 503)
     house.report()
-    assert wait_until(lambda: ask(serving, house.secret, alias).status_code == 200, 3.0)
+    wait_for(lambda: ask(serving, house.secret, alias).status_code == 200)
 
 
 def test_an_engine_that_lost_the_version_asks_for_patience(
@@ -109,7 +110,7 @@ def test_another_replica_answers_when_one_is_away(house: House, alias: str, serv
     second = Engine(models={DEMO_BASE})  # up, but it has lost the version
     second.start()
     house.report(replica="a-dead-one", url=second.url)
-    assert wait_until(lambda: bool(ask(serving, house.secret, alias) and second.seen), 3.0)
+    wait_for(lambda: bool(ask(serving, house.secret, alias) and second.seen))
     assert [ask(serving, house.secret, alias).status_code for _ in range(6)] == [200] * 6
     second.stop()
 
@@ -118,15 +119,15 @@ def test_a_drained_replica_gets_no_new_requests(house: House, alias: str, servin
     second = Engine(models=set(house.engine.models))
     second.start()
     house.report(replica="second", url=second.url)
-    assert wait_until(lambda: bool(ask(serving, house.secret, alias) and second.seen), 3.0)
+    wait_for(lambda: bool(ask(serving, house.secret, alias) and second.seen))
     drain_replica(by=house.admin, replica=Replica.objects.get(url=house.engine.url), draining=True)
     before = len(house.engine.seen)
     reads = serving.gateway.link.reads
-    assert wait_until(lambda: serving.gateway.link.reads >= reads + 2)
+    wait_for(lambda: serving.gateway.link.reads >= reads + 2)
     assert [ask(serving, house.secret, alias).status_code for _ in range(8)] == [200] * 8
     assert len(house.engine.seen) == before
     drain_replica(by=house.admin, replica=Replica.objects.get(url=house.engine.url), draining=False)
-    assert wait_until(lambda: bool(ask(serving, house.secret, alias)) and len(house.engine.seen) > before)
+    wait_for(lambda: bool(ask(serving, house.secret, alias)) and len(house.engine.seen) > before)
     second.stop()
 
 
@@ -135,7 +136,7 @@ def test_no_replica_that_answers_is_an_error_worth_repeating(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         house.report(url=f"http://127.0.0.1:{closed.getsockname()[1]}")
-    assert wait_until(lambda: ask(serving, house.secret).status_code == 503, 3.0)
+    wait_for(lambda: ask(serving, house.secret).status_code == 503)
     answer = ask(serving, house.secret)
     assert error_of(answer)["code"] == "engine_unreachable" and "retry-after" in answer.headers
 

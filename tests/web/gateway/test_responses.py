@@ -9,7 +9,8 @@ import pytest
 from openai.types.responses import Response
 
 from stillhouse.usage.models import UsageRecord
-from tests.web.gateway.engine import Script, wait_until
+from tests.waiting import wait_for
+from tests.web.gateway.engine import Script
 from tests.web.gateway.house import House, Serving
 
 THOUGHT = '<think>\nMoney, so payment.\n</think>\n\n{"type": "payment"}'
@@ -51,7 +52,7 @@ def test_an_answer_with_its_reasoning_apart(house: House, alias: str, serving: S
         {"role": "user", "content": "The tenant pays monthly."},
     ]
     assert sent["max_completion_tokens"] == 90
-    assert wait_until(lambda: UsageRecord.objects.count() == 1)
+    wait_for(lambda: UsageRecord.objects.count() == 1)
     row = UsageRecord.objects.get()
     assert (row.alias, row.completion_tokens) == (alias, len(THOUGHT))
     assert response.id.removeprefix("resp_") == row.id.removeprefix("req_")
@@ -74,7 +75,7 @@ def test_a_stream_builds_the_same_response(house: House, alias: str, serving: Se
     deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
     assert "".join(deltas) == '{"type": "payment"}'
     assert final.usage and final.usage.output_tokens == len(THOUGHT)
-    assert wait_until(lambda: UsageRecord.objects.filter(completion_tokens=len(THOUGHT)).exists())
+    wait_for(lambda: UsageRecord.objects.filter(completion_tokens=len(THOUGHT)).exists())
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -3,22 +3,16 @@
 from collections import Counter
 from typing import Any
 
-import pytest
-
 from stillhouse.adapters.models import AdapterVersion
 from stillhouse.publishing.actions import end_canary, publish, rollback, start_canary, start_shadow
 from stillhouse.publishing.models import Alias
 from stillhouse.usage.models import UsageHour, UsageRecord
-from tests.web.gateway.engine import Script, wait_until
-from tests.web.gateway.house import House, Serve, Serving, gateway_config
+from tests.waiting import wait_for
+from tests.web.gateway.engine import Script
+from tests.web.gateway.house import House, Serve, Serving, gateway_config, settle
 
 ASK: Any = [{"role": "user", "content": "Which clause is this?"}]
 USERS = [f"user-{number}" for number in range(200)]
-
-
-@pytest.fixture
-def stable(house: House, alias: str) -> Alias:
-    return Alias.objects.get(name=alias)
 
 
 def answering(serving: Serving, house: House, alias: Alias, users: list[str]) -> dict[str, str]:
@@ -32,16 +26,6 @@ def answering(serving: Serving, house: House, alias: Alias, users: list[str]) ->
 
 def share(answers: dict[str, str], version: AdapterVersion) -> float:
     return Counter(answers.values())[version.serving_name] / len(answers)
-
-
-def follows(serving: Serving, before: int) -> bool:
-    """Two reads that began since: the second one has whatever was committed before."""
-    return serving.gateway.link.reads >= before + 2
-
-
-def settle(serving: Serving) -> None:
-    before = serving.gateway.link.reads
-    assert wait_until(lambda: follows(serving, before))
 
 
 def test_a_canary_grows_to_everything_and_goes_back(house: House, stable: Alias, serving: Serving) -> None:
@@ -105,7 +89,7 @@ def test_a_shadow_sees_a_copy_and_nobody_sees_its_answer(
     with serving.client(house.secret) as client:
         chunks = list(client.chat.completions.create(model=stable.name, messages=ASK, stream=True))
     assert {chunk.model for chunk in chunks} == {old.serving_name}
-    assert wait_until(lambda: UsageRecord.objects.count() == 2)
+    wait_for(lambda: UsageRecord.objects.count() == 2)
     copy = UsageRecord.objects.get(shadow=True)
     assert (copy.served, copy.version, copy.alias) == (new.serving_name, new.id, stable.name)
     assert (copy.status, copy.completion_tokens, copy.key) == (200, 20, house.key.id)

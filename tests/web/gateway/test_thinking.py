@@ -13,8 +13,7 @@ from stillhouse.gateway.snapshot import Replica
 from stillhouse.gateway.thinking import for_engine
 from stillhouse.publishing.actions import publish
 from tests import registry
-from tests.web.gateway.house import House, Serving
-from tests.web.gateway.test_shares import settle
+from tests.web.gateway.house import House, Serving, settle
 from workers.contract import ThinkContract
 from workers.training.render import _with_switch
 

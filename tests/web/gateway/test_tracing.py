@@ -9,7 +9,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from stillhouse.gateway.tracing import Tracing
-from tests.web.gateway.engine import Script, wait_until
+from tests.waiting import wait_for
+from tests.web.gateway.engine import Script
 from tests.web.gateway.house import House, Serving
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -37,7 +38,7 @@ def test_a_span_says_who_and_how_much_and_not_what(
 ) -> None:
     house.engine.script = Script(text="a very private answer")
     answer = ask(serving, house, alias, stream=stream)
-    assert wait_until(lambda: len(spans.get_finished_spans()) == 1)
+    wait_for(lambda: len(spans.get_finished_spans()) == 1)
     [span] = spans.get_finished_spans()
     said = dict(span.attributes or {})
     assert said["stillhouse.request"] == answer.headers["x-request-id"]
@@ -56,7 +57,7 @@ def test_an_error_is_marked_and_a_refusal_is_not(
     assert ask(serving, house, alias, temperature=9).status_code == 400
     house.engine.script = Script(status=500, body={"error": {"message": SECRET}})
     assert ask(serving, house, alias).status_code == 502
-    assert wait_until(lambda: len(spans.get_finished_spans()) == 2)
+    wait_for(lambda: len(spans.get_finished_spans()) == 2)
     refused, failed = spans.get_finished_spans()
     assert refused.status.is_unset and not failed.status.is_ok and not failed.status.is_unset
     assert (failed.attributes or {})["error.type"] == "engine_error" and SECRET not in failed.to_json()

@@ -19,8 +19,8 @@ from stillhouse.adapters.models import CANDIDATE
 from stillhouse.audit.models import AuditEvent
 from stillhouse.datasets.actions import record_report
 from stillhouse.datasets.models import Dataset, DatasetVersion
-from stillhouse.jobs.actions import claim_job
 from stillhouse.jobs.checkpoints import drop_checkpoints, record_checkpoint
+from stillhouse.jobs.claiming import claim_job
 from stillhouse.jobs.models import FAILED, QUEUED, RUNNING, SUCCEEDED, Job, Metric
 from stillhouse.openai_api import files, serves
 from stillhouse.openai_api.urls import urlpatterns

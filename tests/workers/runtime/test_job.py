@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers.standin import PlatformStandIn, wait_for
+from tests.waiting import wait_for
+from tests.workers.standin import PlatformStandIn
 from workers.contract import EvaluateSpec, Refusal, ReportAnswer, ThinkContract, TrainSpec, ValidateSpec
 from workers.runtime.folder import JobFolder
 from workers.runtime.job import run_job

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers.standin import PlatformStandIn, wait_for
+from tests.waiting import wait_for
+from tests.workers.standin import PlatformStandIn
 from workers.contract import Refusal
 from workers.runtime import presence
 from workers.runtime.disk import trouble_with

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tests.workers.standin import PlatformStandIn, wait_for
+from tests.waiting import wait_for
+from tests.workers.standin import PlatformStandIn
 from workers.contract import EvaluateSpec, ThinkContract, ValidateSpec
 
 ROOT = Path(__file__).resolve().parents[3]

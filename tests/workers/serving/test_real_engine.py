@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM
 from stillhouse.embedded.home import BASE_ID, Home
 from stillhouse.embedded.platform import vllm
 from stillhouse.embedded.services import http_ok
+from tests.waiting import wait_for
 from tests.workers.serving.adapters import Built
 from tests.workers.standin import PlatformStandIn
 from workers.contract import AdapterManifest, GoldenSample, PoolWanted, WantedVersion
@@ -193,19 +194,19 @@ def is_failed(built: Built, held: dict[str, Any]) -> bool:
     return bool(held["digest"] == built.digest and held["state"] == "failed")
 
 
-def wait_for(
-    platform: PlatformStandIn, is_it: Callable[[dict[str, Any]], bool], seconds: float = 120
-) -> dict[str, Any]:
+def reported(platform: PlatformStandIn, is_it: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """The first version in a report from now on that `is_it` accepts."""
     seen = len(platform.syncs)
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        for report in platform.syncs[seen:]:
-            for version in report["held"]:
-                if is_it(version):
-                    return dict(version)
-        time.sleep(0.1)
-    raise AssertionError(f"it did not happen in time; the last report: {platform.syncs[-1:]}")
+
+    def found() -> dict[str, Any] | None:
+        versions = (version for report in platform.syncs[seen:] for version in report["held"])
+        return next(filter(is_it, versions), None)
+
+    try:
+        return wait_for(found, 120)
+    except AssertionError as error:
+        error.add_note(f"The last report: {platform.syncs[-1:]}")
+        raise
 
 
 def share_in_peft(home: Home, built: Built, folder: Path) -> float:
@@ -248,7 +249,7 @@ def test_loaded_proven_caught_and_given_back(
     want(platform, adapter)
     with engine_running(home) as url:
         with agent_running(home, platform, url):
-            ready = wait_for(platform, lambda version: version["state"] == "ready")
+            ready = reported(platform, lambda version: version["state"] == "ready")
         proof = ready["proof"]
         record_property("load_ms", ready["load_ms"])
         record_property("proof", proof)
@@ -259,19 +260,19 @@ def test_loaded_proven_caught_and_given_back(
         assert list(Engine(url).look().adapters) == [adapter.name]
 
         with base_under_every_name(url) as lying, agent_running(home, platform, lying):
-            failed = wait_for(platform, lambda version: version["state"] == "failed")
+            failed = reported(platform, lambda version: version["state"] == "failed")
         assert "does not clearly apply the adapter" in failed["error"]
         assert Engine(url).look().adapters == {}, "what cannot be proven is unloaded"
 
     with agent_running(home, platform, url):
         with engine_running(home):
-            again = wait_for(platform, lambda version: version["state"] == "ready")
+            again = reported(platform, lambda version: version["state"] == "ready")
         assert again["proof"]["adapter_distance"] == pytest.approx(proof["adapter_distance"], abs=0.02)
         before = platform.syncs[-1]["incarnation"]
         platform.objects.clear()
         with engine_running(home):
             healthy = time.monotonic()
-            wait_for(platform, lambda version: version["state"] == "ready")
+            reported(platform, lambda version: version["state"] == "ready")
             record_property("back_seconds", time.monotonic() - healthy)
             print(f"ready {time.monotonic() - healthy:.2f} s after the killed engine was healthy again")
             assert platform.syncs[-1]["incarnation"] not in (before, "")
@@ -307,10 +308,10 @@ def test_a_proof_under_load_does_the_engine_no_harm(
         try:
             with agent_running(home, platform, url):
                 before = Engine(url).look().incarnation
-                ready = wait_for(platform, lambda version: version["state"] == "ready")
+                ready = reported(platform, lambda version: version["state"] == "ready")
                 assert ready["name"] == adapter.name
                 for words, one in [("changed or damaged", torn), *bad.items()]:
-                    failed = wait_for(platform, partial(is_failed, one))
+                    failed = reported(platform, partial(is_failed, one))
                     assert words in failed["error"]
         finally:
             stop.set()

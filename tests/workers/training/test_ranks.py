@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from tests.waiting import wait_for
 from tests.workers.training.conftest import Run
 from tests.workers.training.test_engine import logprobs, losses, manifest
 from workers.contract import TrainProgress
@@ -95,10 +95,7 @@ def test_the_other_rank_dies_with_the_first(base: Path, data: Path, tmp_path: Pa
         first.wait()
         if first.stderr is not None:
             first.stderr.close()
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{other}").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not Path(f"/proc/{other}").exists()
+    wait_for(lambda: not Path(f"/proc/{other}").exists())
 
 
 def test_a_refusal_leaves_no_rank_behind(run: Run, tmp_path: Path) -> None:

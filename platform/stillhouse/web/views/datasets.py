@@ -14,7 +14,7 @@ from django.urls import reverse
 
 from stillhouse.accounts.models import Membership
 from stillhouse.core.errors import UserError
-from stillhouse.datasets import actions
+from stillhouse.datasets import actions, uploading
 from stillhouse.datasets.models import DatasetReport, DatasetVersion, TrafficSource
 from stillhouse.datasets.queries import datasets as datasets_of
 from stillhouse.datasets.queries import get_dataset, get_upload, get_version, trainable
@@ -174,7 +174,7 @@ def upload_start(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
     size = asked.get("size")
     if not isinstance(size, int) or isinstance(size, bool):
         raise UserError("bad_size", "The size of the file is missing.", "size", "Send the number of bytes.")
-    upload = actions.start_upload(by=by, dataset=item, filename=str(asked.get("filename", "")), size=size)
+    upload = uploading.start_upload(by=by, dataset=item, filename=str(asked.get("filename", "")), size=size)
     ws = by.workspace.slug
     return JsonResponse(
         {
@@ -192,12 +192,12 @@ def upload_start(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
 @in_workspace("POST", answers_json=True)
 def upload_part(request: HttpRequest, by: Membership, id: str, number: int) -> HttpResponse:
     upload = get_upload(by, id)
-    return JsonResponse({"url": actions.part_url(by=by, upload=upload, number=number)})
+    return JsonResponse({"url": uploading.part_url(by=by, upload=upload, number=number)})
 
 
 @in_workspace("POST", answers_json=True)
 def upload_finish(request: HttpRequest, by: Membership, id: str) -> HttpResponse:
-    version = actions.finish_upload(by=by, upload=get_upload(by, id), held_out=newest_held_out(by))
+    version = uploading.finish_upload(by=by, upload=get_upload(by, id), held_out=newest_held_out(by))
     url = reverse("dataset_version", args=[by.workspace.slug, version.dataset_id, version.number])
     messages.success(request, f"The file has arrived: {version}. It is being checked now.")
     return JsonResponse({"version": version.pk, "number": version.number, "url": url})
@@ -208,8 +208,8 @@ def upload_abandon(request: HttpRequest, by: Membership, id: str) -> HttpRespons
     """DELETE throws the upload away; GET tells which parts have arrived, for one that goes on."""
     upload = get_upload(by, id)
     if request.method == "GET":
-        return JsonResponse({"arrived": actions.arrived_parts(by=by, upload=upload)})
-    actions.abandon_upload(by=by, upload=upload)
+        return JsonResponse({"arrived": uploading.arrived_parts(by=by, upload=upload)})
+    uploading.abandon_upload(by=by, upload=upload)
     return HttpResponse(status=204)
 
 
