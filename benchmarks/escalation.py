@@ -121,13 +121,12 @@ def judged(messages: list[dict[str, str]], text: str, content: list[dict[str, An
     _, closed, after = text.rpartition(THINK_END)
     said = "" if not closed and after.lstrip().startswith("<think>") else after.strip()
     entropies = [_entropy(entry) for entry in content]
-    of_answer = entropies[answer_start(content) :]
     expected = messages[-1]["content"].rpartition(THINK_END)[2].strip()
     return Answer(
         exact_match(said, expected) == 1,
         sureness(content if said else []),
-        statistics.fmean(of_answer) if of_answer else math.inf,
-        statistics.fmean(entropies) if entropies else math.inf,
+        statistics.fmean(entropies[answer_start(content) :] or [math.inf]),
+        statistics.fmean(entropies or [math.inf]),
     )
 
 

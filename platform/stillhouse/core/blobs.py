@@ -6,7 +6,7 @@ and what is on its way there is a PendingObject of its holder.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -23,7 +23,7 @@ from minio.datatypes import Part
 from minio.error import S3Error
 
 from stillhouse.core.errors import UserError
-from stillhouse.core.pending import Holder
+from stillhouse.core.pending import Holder, undisturbed
 
 STAGING = "staging/"
 CHUNK = 1024 * 1024
@@ -133,6 +133,14 @@ def exists(sha256: str) -> bool:
 def remove(sha256: str) -> None:
     """Remove a blob that nothing needs, for good; nothing happens when it is not there."""
     store().remove_object(settings.S3_BUCKET, blob_key(sha256))
+
+
+def remove_unless(is_named: Callable[[str], bool], sha256: str, *, by: Holder | None = None) -> None:
+    """`remove`, but nothing happens where a row names the blob, or where somebody else than `by` is just
+    bringing it: the keeper sees to that one later. Safe to call again."""
+    with undisturbed(sha256, by=by) as alone:
+        if alone and not is_named(sha256):
+            remove(sha256)
 
 
 def put(data: bytes) -> Blob:

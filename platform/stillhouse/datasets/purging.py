@@ -3,7 +3,7 @@
 from django.db.models import Q
 
 from stillhouse.core import blobs
-from stillhouse.core.pending import Holder, undisturbed
+from stillhouse.core.pending import Holder
 from stillhouse.datasets.models import DatasetVersion
 
 
@@ -16,9 +16,7 @@ def remove_files(version: DatasetVersion, *, came_back: Holder | None = None) ->
     if version.purged_at is None:
         return
     for digest in {version.sha256, version.rows_sha256} - {""}:
-        with undisturbed(digest, by=came_back) as alone:
-            if alone and not is_read(digest):
-                blobs.remove(digest)
+        blobs.remove_unless(is_read, digest, by=came_back)
     if version.upload is not None:
         blobs.discard(version.upload.staging_key)
 

@@ -6,7 +6,7 @@ from django.db.models import Q
 
 from stillhouse.adapters.models import AdapterVersion
 from stillhouse.core import blobs
-from stillhouse.core.pending import expired, settling, undisturbed
+from stillhouse.core.pending import expired, settling
 from stillhouse.datasets.purging import is_read
 from stillhouse.evaluations.models import EvaluationResult
 
@@ -26,11 +26,8 @@ def remove_unnamed(*, older_than: timedelta = KEPT_FOR) -> int:
 
 
 def remove_object(sha256: str, *, of: AdapterVersion | None = None) -> None:
-    """Remove an object unless a row names it, other than `of`, or somebody is just bringing it: the keeper
-    sees to that one later. Safe to call again."""
-    with undisturbed(sha256) as alone:
-        if alone and not is_named(sha256, but=of):
-            blobs.remove(sha256)
+    """Remove an object unless a row names it, other than `of`, or somebody is just bringing it."""
+    blobs.remove_unless(lambda each: is_named(each, but=of), sha256)
 
 
 def is_named(sha256: str, *, but: AdapterVersion | None = None) -> bool:
