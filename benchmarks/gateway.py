@@ -180,16 +180,29 @@ def processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def throughput(target: Target, seconds: float) -> tuple[float, int]:
-    """Requests a second over all connections, and answers that were not 200."""
+@dataclass(frozen=True)
+class Load:
+    """What came of one turn of load."""
+
+    rate: float
+    """Requests a second over all connections."""
+    errors: int
+    """Answers that were not 200."""
+    processor_ms: float
+    """Of the target's process, for one request."""
+
+
+async def throughput(target: Target, seconds: float) -> list[Load]:
     wires = [await Wire(target).open() for _ in range(CONNECTIONS)]
-    await asyncio.gather(*(_for(WARM_UP_SECONDS, wire.ask) for wire in wires))
-    began = time.perf_counter()
+    await asyncio.gather(*(_for(WARM_UP_SECONDS / ROUNDS, wire.ask) for wire in wires))
+    processor, began = processor_seconds(target.pid), time.perf_counter()
     results = await asyncio.gather(*(_for(seconds, wire.ask) for wire in wires))
-    spent = time.perf_counter() - began
+    spent, processor = time.perf_counter() - began, processor_seconds(target.pid) - processor
     for wire in wires:
         wire.close()
-    return sum(len(result) for result in results) / spent, sum(result.count(False) for result in results)
+    answers = sum(len(result) for result in results)
+    errors = sum(result.count(False) for result in results)
+    return [Load(answers / spent, errors, processor / answers * 1000)]
 
 
 async def streams(target: Target, seconds: float) -> list[tuple[float, float]]:
@@ -299,20 +312,21 @@ async def _measure(targets: dict[str, Target], seconds: float) -> dict[str, Any]
     for share in (50, 99):
         at = {name: statistics.quantiles(times, n=100)[share - 1] for name, times in latencies.items()}
         figures |= _beside_direct(at, f"p{share}_ms")
-    for name, target in targets.items():
-        spent, sent = processor_seconds(target.pid), target.sent
-        rate, figures[f"{name}_errors"] = await throughput(target, seconds)
-        figures[f"{name}_rps_{CONNECTIONS}"] = round(rate)
-        spent, sent = processor_seconds(target.pid) - spent, target.sent - sent
-        figures[f"{name}_processor_ms_per_request"] = round(spent / sent * 1000, 3)
+    loads = await in_rounds(targets, seconds, throughput)
+    for name, turns in loads.items():
+        figures[f"{name}_errors"] = sum(turn.errors for turn in turns)
+        figures[f"{name}_rps_{CONNECTIONS}"] = round(statistics.median(turn.rate for turn in turns))
+        spent = statistics.median(turn.processor_ms for turn in turns)
+        figures[f"{name}_processor_ms_per_request"] = round(spent, 3)
     streamed = await in_rounds(targets, seconds, streams)
     firsts = {name: statistics.median(first for first, _ in seen) for name, seen in streamed.items()}
     chunks = {name: statistics.median(rest for _, rest in seen) for name, seen in streamed.items()}
     figures["streams_each"] = {name: len(seen) for name, seen in streamed.items()}
     figures |= _beside_direct(firsts, "first_token_ms") | _beside_direct(chunks, "per_chunk_ms")
     if "litellm" in targets:
-        ratio = figures[f"gateway_rps_{CONNECTIONS}"] / figures[f"litellm_rps_{CONNECTIONS}"]
-        figures["times_litellm_rps"] = round(ratio, 1)
+        pairs = zip(loads["gateway"], loads["litellm"], strict=True)
+        times = [round(ours.rate / theirs.rate, 1) for ours, theirs in pairs]
+        figures["times_litellm_rps"], figures["in_turns"] = statistics.median(times), times
     return figures
 
 

@@ -1,6 +1,5 @@
 """Keys for one purpose each, derived from SECRET_KEY, and digests of secrets that are not stored."""
 
-import hashlib
 import hmac
 from functools import cache
 
@@ -15,7 +14,7 @@ def derived_key(purpose: str) -> bytes:
 
 def digest(purpose: str, secret: str) -> str:
     """HMAC-SHA256 of a secret as 64 hexadecimal characters: what the database keeps instead of the secret."""
-    return hmac.new(derived_key(purpose), secret.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(derived_key(purpose), secret.encode(), "sha256").hex()
 
 
 def bearer_token(authorization: str) -> str:

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from stillhouse.gateway.compact import compact
 from stillhouse.gateway.errors import ApiError
+from stillhouse.gateway.fastjson import decode, encode_any
 from stillhouse.gateway.requests import InferenceRequest
 from stillhouse.gateway.routing import Target
 from stillhouse.gateway.think import Split, ThinkSplitter
@@ -15,11 +15,6 @@ _MOST_TOKENS = 100_000_000
 _MAX_EVENT_BYTES = 16 * 1024 * 1024
 _DONE = b"[DONE]"
 END_OF_STREAM = b"data: [DONE]\n\n"
-
-
-def dump(value: object) -> bytes:
-    """JSON, small."""
-    return compact(value).encode("utf-8", "replace")
 
 
 def interrupted() -> ApiError:
@@ -115,13 +110,13 @@ class WholeAnswer(Answer):
 
     def rewrite(self, raw: bytes) -> bytes:
         """The body for the app; raises ApiError 502 when the engine's is no answer."""
-        return dump(self.read(raw))
+        return encode_any(self.read(raw))
 
     def read(self, raw: bytes) -> dict[str, Any]:
         """The engine's answer, split and counted."""
         try:
             body: dict[str, Any]
-            body = json.loads(raw)
+            body = decode(raw)
             choices = body["choices"]
         except (ValueError, KeyError, TypeError) as error:
             raise ApiError(
@@ -203,7 +198,7 @@ class StreamedAnswer(Answer):
                 yield self._frame(event)
 
     def _frame(self, event: dict[str, Any]) -> bytes:
-        return b"data: " + dump(event) + b"\n\n"
+        return b"data: " + encode_any(event) + b"\n\n"
 
     def end(self) -> bytes:
         """The end of a stream that is complete."""
@@ -216,7 +211,7 @@ class StreamedAnswer(Answer):
     def _event(self, data: bytes) -> dict[str, Any] | None:
         """One event for the app, or None when nothing is left of it."""
         try:
-            event: dict[str, Any] = json.loads(data)
+            event: dict[str, Any] = decode(data)
         except ValueError as error:
             raise interrupted() from error
         if "error" in event:

@@ -29,6 +29,7 @@ from stillhouse.gateway.connection import (
     check_headers,
 )
 from stillhouse.gateway.errors import ApiError
+from stillhouse.gateway.fastjson import encode_ascii
 from stillhouse.gateway.hybrid import Hybrid, may_leave
 from stillhouse.gateway.keeping import Kept
 from stillhouse.gateway.ledger import Ledger
@@ -339,7 +340,7 @@ class Gateway:
 
 def _line(call: Call) -> str:
     """Of the log, without anything of what was asked or said."""
-    return json.dumps({"path": call.path[:100], **call.record.log_fields()})
+    return encode_ascii({"path": call.path[:100], **call.record.log_fields()}).decode()
 
 
 def _is_models(path: str) -> bool:

@@ -22,6 +22,8 @@ _BODY_REFUSED = (408, 413, 415, 431)
 _LINGER_SECONDS = 5.0
 _LINGER_BYTES = 256 * 1024 * 1024
 _CLIENT_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_UNWATCHED_SECONDS = 0.02
+"""An answer that is there by then needs no task that looks whether the app is."""
 _MAX_HEADERS = 100
 _MAX_HEADER_BYTES = 32 * 1024
 
@@ -59,36 +61,66 @@ def too_large(max_body_bytes: int) -> ApiError:
     )
 
 
-class ClientWatch:
-    """`async with`: cancels what runs inside when the app goes away, and raises ClientGone instead.
+class Interruption:
+    """`async with`: after so many seconds, `due` is called, and may cut short what runs inside: that is
+    cancelled, and ends in an error of ours.
 
-    Send the last piece of the answer outside of it: after that, a server reports every client as gone.
+    As `asyncio.timeout`, which takes twice as long, and every request has two of these.
     """
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._gone = False
+    def __init__(self, seconds: float, error: Callable[[], Exception]) -> None:
+        self._seconds = seconds
+        self._error = error
+        self._cut = False
 
     async def __aenter__(self) -> Self:
         inside = asyncio.current_task()
         if inside is None:
             raise RuntimeError("needs a task to cancel")
         self._inside = inside
-        self._watcher = asyncio.create_task(self._watch())
+        self._timer = inside.get_loop().call_later(self._seconds, self.due)
         return self
 
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._gone = True
+    def due(self) -> None:
+        self.cut_short()
+
+    def cut_short(self) -> None:
+        self._cut = True
         self._inside.cancel()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._watcher.cancel()
-        if self._gone and self._inside.uncancel() == 0 and kind is asyncio.CancelledError:
-            raise ClientGone from error
+        self._timer.cancel()
+        if self._cut and self._inside.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise self._error() from error
+
+
+class ClientWatch(Interruption):
+    """Cuts short what runs inside when the app goes away, and raises ClientGone instead.
+
+    Send the last piece of the answer outside of it: after that, a server reports every client as gone.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        super().__init__(_UNWATCHED_SECONDS, ClientGone)
+        self._receive = receive
+        self._watcher: asyncio.Task[None] | None = None
+
+    def due(self) -> None:
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.cut_short()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+        await super().__aexit__(kind, error, traceback)
 
 
 class Call:
@@ -127,23 +159,22 @@ class Call:
         """
         pieces: list[bytes] = []
         size = 0
-        try:
-            async with asyncio.timeout(seconds):
-                while True:
-                    message = await self.receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientGone
-                    piece = message.get("body", b"")
-                    size += len(piece)
-                    if size > max_bytes:
-                        raise too_large(max_bytes)
-                    pieces.append(piece)
-                    if not message.get("more_body", False):
-                        return b"".join(pieces)
-        except TimeoutError as error:
-            raise ApiError(
-                408, "body_timeout", f"The body did not arrive within {seconds:g} seconds."
-            ) from error
+
+        def too_slow() -> ApiError:
+            return ApiError(408, "body_timeout", f"The body did not arrive within {seconds:g} seconds.")
+
+        async with Interruption(seconds, too_slow):
+            while True:
+                message = await self.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                piece = message.get("body", b"")
+                size += len(piece)
+                if size > max_bytes:
+                    raise too_large(max_bytes)
+                pieces.append(piece)
+                if not message.get("more_body", False):
+                    return b"".join(pieces)
 
     async def start(self, status: int, headers: Headers) -> None:
         """Status and headers; pieces of the body follow by `send`."""

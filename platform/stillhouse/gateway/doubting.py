@@ -1,11 +1,10 @@
 """How likely an answer from here is right: the engine is asked for log-probabilities, which an app that did
 not ask for them never sees."""
 
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stillhouse.gateway.compact import compact
+from stillhouse.gateway.fastjson import decode, encode_any
 from stillhouse.gateway.requests import Body, InferenceRequest
 from stillhouse.gateway.routing import Target
 from stillhouse.gateway.think import split_text
@@ -37,12 +36,12 @@ class Doubt:
         """The answer as the app asked for it, and the probability that it is right; None: unknown."""
         heard = Heard(self)
         try:
-            body = json.loads(raw)
+            body = decode(raw)
             (choice,) = body["choices"]
             heard.take(choice, choice["message"])
         except (ValueError, LookupError, TypeError, AttributeError):
             return raw, None
-        return _dumped(body), heard.confidence()
+        return encode_any(body), heard.confidence()
 
     def confidence(self, content: list[dict[str, Any]], text: str, *, split: bool) -> float | None:
         """`text` is what was said, its reasoning included unless the engine has `split` it off.
@@ -104,12 +103,12 @@ class Heard:
         if not line.startswith(b"data:") or not data.startswith(b"{"):
             return line
         try:
-            body = json.loads(data)
+            body = decode(data)
             for choice in body.get("choices") or []:
                 self.take(choice, choice.get("delta") or {})
         except (ValueError, LookupError, TypeError, AttributeError):
             return line
-        return b"data: " + _dumped(body)
+        return b"data: " + encode_any(body)
 
 
 def doubt_of(request: InferenceRequest, target: Target) -> Doubt | None:
@@ -129,7 +128,3 @@ def doubt_of(request: InferenceRequest, target: Target) -> Doubt | None:
 def _content(choice: Body) -> list[dict[str, Any]]:
     """Copies: what the app does not see is taken out of the choice."""
     return [dict(entry) for entry in (choice.get("logprobs") or {}).get("content") or []]
-
-
-def _dumped(body: Body) -> bytes:
-    return compact(body).encode("utf-8", "surrogatepass")

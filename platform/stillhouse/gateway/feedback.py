@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from stillhouse.gateway.auth import Caller
-from stillhouse.gateway.compact import compact_ascii
 from stillhouse.gateway.errors import ApiError, invalid
+from stillhouse.gateway.fastjson import encode_ascii
 from stillhouse.gateway.requests import read_json
 
 PATH = "/v1/feedback"
@@ -64,7 +64,7 @@ class Feedback:
             "correction": "" if self.correction is None else json.dumps(self.correction),
             "at": datetime.now(UTC).isoformat(),
         }
-        return compact_ascii(row).encode()
+        return encode_ascii(row)
 
     def answer(self) -> dict[str, object]:
         return {"object": "feedback", "request_id": self.request, "rating": self.rating}

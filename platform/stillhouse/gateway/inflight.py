@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 from typing import Self
 
-from stillhouse.gateway.compact import compact_ascii
+from stillhouse.gateway.fastjson import encode_ascii
 
 _SLOTS = 2048
 _SLOT_BYTES = 1024
@@ -94,5 +94,5 @@ def read_inflight(path: Path) -> list[bytes]:
         except ValueError:
             continue
         row["prompt_tokens"], row["completion_tokens"], row["reasoning_tokens"] = counts
-        lines.append(compact_ascii(row).encode())
+        lines.append(encode_ascii(row))
     return lines

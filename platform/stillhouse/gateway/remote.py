@@ -8,9 +8,9 @@ from typing import Any
 import aiohttp
 
 from stillhouse.core.sealing import CannotOpen, unseal
-from stillhouse.gateway.compact import compact
 from stillhouse.gateway.config import GatewayConfig
 from stillhouse.gateway.errors import ApiError
+from stillhouse.gateway.fastjson import encode
 from stillhouse.gateway.requests import InferenceRequest
 from stillhouse.gateway.snapshot import Escalation
 from stillhouse.publishing.destinations import is_allowed
@@ -91,7 +91,7 @@ class Remote:
         body["model"] = escalation.model
         if request.stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
-        return compact(body).encode()
+        return encode(body)
 
     @asynccontextmanager
     async def answer(self, escalation: Escalation, body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:

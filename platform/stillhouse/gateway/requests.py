@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 
-from stillhouse.gateway.compact import compact
 from stillhouse.gateway.errors import invalid
+from stillhouse.gateway.fastjson import decode, encode
 from stillhouse.gateway.grammars import check_grammar
 from stillhouse.gateway.messages import check_messages
 from stillhouse.gateway.routing import check_name
@@ -65,7 +65,7 @@ class InferenceRequest:
             # Asked for in every chunk, so that a stream that is cut short is counted too.
             self.body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
         try:
-            return compact(self.body | (changes or {})).encode()
+            return encode(self.body | (changes or {}))
         except UnicodeEncodeError as error:
             raise invalid(
                 None,
@@ -104,7 +104,7 @@ def parse_request(endpoint: Endpoint, raw: bytes) -> InferenceRequest:
 def read_json(raw: bytes) -> Body:
     """The JSON object in `raw`; raises ApiError 400."""
     try:
-        body = _decode(raw.decode("utf-8"))
+        body = decode(raw, _read_strictly)
     except UnicodeDecodeError as error:
         raise invalid(
             None, f"The body is not UTF-8: byte {error.start} cannot be read.", code="invalid_encoding"
@@ -127,7 +127,11 @@ def _refuse_constant(name: str) -> NoReturn:
     raise invalid(None, f"The body is not JSON: it has no value {name}.", code="invalid_json")
 
 
-_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def _read_strictly(raw: bytes) -> Any:
+    return _decoder.decode(raw.decode("utf-8"))
 
 
 def take_flag(body: Body, name: str) -> bool:

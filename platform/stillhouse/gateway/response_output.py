@@ -4,8 +4,9 @@ from time import time
 from typing import Any
 
 from stillhouse.core.ids import new_id
-from stillhouse.gateway.answers import StreamedAnswer, WholeAnswer, dump
+from stillhouse.gateway.answers import StreamedAnswer, WholeAnswer
 from stillhouse.gateway.errors import ApiError
+from stillhouse.gateway.fastjson import encode_any
 from stillhouse.gateway.requests import Body, InferenceRequest
 from stillhouse.gateway.routing import Target
 from stillhouse.gateway.usage import Record
@@ -95,7 +96,7 @@ class WholeResponse(WholeAnswer):
             item["status"] = "completed"
         if response.items:
             response.items[-1]["status"] = status
-        return dump(response.body(status))
+        return encode_any(response.body(status))
 
 
 class StreamedResponse(StreamedAnswer):
@@ -140,7 +141,7 @@ class StreamedResponse(StreamedAnswer):
     def _say(self, kind: str, **fields: Any) -> bytes:
         body = {"type": kind, "sequence_number": self._number, **fields}
         self._number += 1
-        return b"event: " + kind.encode() + b"\ndata: " + dump(body) + b"\n\n"
+        return b"event: " + kind.encode() + b"\ndata: " + encode_any(body) + b"\n\n"
 
     def _begin(self) -> bytes:
         if self._number:

@@ -1,7 +1,6 @@
 """A stream that was held back, read as the whole answer it amounts to."""
 
-import json
-
+from stillhouse.gateway.fastjson import decode
 from stillhouse.gateway.requests import Body
 from stillhouse.gateway.routing import Target
 from stillhouse.gateway.think import ThinkSplitter
@@ -16,7 +15,7 @@ def choices_of_stream(raw: bytes, target: Target) -> list[Body]:
         data = line.removeprefix(b"data:").strip()
         if not line.startswith(b"data:") or not data.startswith(b"{"):
             continue
-        for choice in json.loads(data).get("choices") or []:
+        for choice in decode(data).get("choices") or []:
             index, delta = choice.get("index", 0), choice.get("delta") or {}
             texts[index] = texts.get(index, "") + (delta.get("content") or "")
             if delta.get("tool_calls"):

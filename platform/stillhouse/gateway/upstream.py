@@ -51,8 +51,11 @@ class Upstream:
                 sock_connect=config.connect_seconds,
                 sock_read=config.silence_seconds,
             ),
-            skip_auto_headers=("User-Agent",),
-            headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
+            headers={
+                "User-Agent": "stillhouse",
+                "Content-Type": "application/json",
+                "Accept-Encoding": "identity",
+            },
         )
 
     async def stop(self) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import perf_counter
 
-from stillhouse.gateway.compact import compact_ascii
+from stillhouse.gateway.fastjson import encode_ascii
 from stillhouse.gateway.inflight import Guard
 from stillhouse.gateway.keeping import Kept
 
@@ -115,4 +115,4 @@ class Record:
             row["prompt_price"], row["completion_price"] = self.prompt_price, self.completion_price
         if self.kept is not None and self.status == 200 and not self.cancelled:
             row |= self.kept.fields()
-        return compact_ascii(row).encode()
+        return encode_ascii(row)
