@@ -101,7 +101,8 @@ def test_the_disk_of_postgres_is_full(house: House, world: World) -> None:
         assert all(house.processes[name].poll() is None for name in NAMES), "nobody gave up"
         house.power_again()
         attempts = house.check_success(run)
-        assert len(attempts) <= 2
+        # Two outages: the disk may take the next attempt's claim, in room that was left, before its log ends.
+        assert len(attempts) <= 3
 
 
 def write_log_until_it_ends(house: House) -> None:
