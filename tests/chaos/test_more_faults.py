@@ -16,7 +16,6 @@ from stillhouse.embedded import services
 from stillhouse.jobs.models import Attempt, Outbox
 from tests.chaos.house import HANG_SECONDS, LEASE_SECONDS, NAMES, PATIENCE, House
 from tests.chaos.test_faults import forget_every_doorbell, went_on
-from tests.chaos.test_moments import seconds_since_report
 from tests.waiting import wait_for
 from tests.world import World
 
@@ -87,22 +86,22 @@ def test_a_disk_that_fills_up_during_a_checkpoint(house: House, world: World) ->
 
 
 def test_the_disk_of_postgres_is_full(house: House, world: World) -> None:
-    """At first it answers, and takes nothing; then it cannot write its log, and ends. With room again, and
-    started again as the supervisor or the container's restart do, everything goes on."""
+    """At first it answers, and takes no more than it has room for; then it cannot write its log, and ends.
+    With room again, and started again as the supervisor or the container's restart do, everything goes on."""
     with small_disk_of_postgres(house) as disk:
         run = house.start_run(world, epochs=100, rows=200)  # it is not to end meanwhile
         house.checkpointed(run)
         house.hit_now()
         fill(disk / "filler")
-        wait_for(lambda: seconds_since_report(run) > LEASE_SECONDS * 1.5, PATIENCE)
-        assert not house.job(run).ended
+        time.sleep(LEASE_SECONDS * 1.5)
+        job = house.job(run)
+        assert (job.state, job.attempt) == ("running", 1), "its lease takes no room, its points wait"
         write_log_until_it_ends(house)
         (disk / "filler").unlink()
         assert all(house.processes[name].poll() is None for name in NAMES), "nobody gave up"
         house.power_again()
         attempts = house.check_success(run)
-        # Two outages: the disk may take the next attempt's claim, in room that was left, before its log ends.
-        assert len(attempts) <= 3
+        assert len(attempts) <= 2
 
 
 def write_log_until_it_ends(house: House) -> None:
@@ -138,6 +137,8 @@ def test_a_trainer_that_gets_no_more_memory(house: House, world: World) -> None:
     resource.prlimit(child, resource.RLIMIT_AS, (mapped // 2, mapped // 2))
     house.ended(run)
     first = Attempt.objects.get(job=run.job_id, number=1)
+    if first.outcome == "succeeded":
+        pytest.skip("this trainer had all its memory already: nothing was refused to it")
     # Where torch says that it was memory, the person is told how to need less, and it is for them to do so;
     # oneDNN does not say, and the run is tried again.
     assert first.outcome == "failed" and first.code in ("out_of_memory", "internal_error"), first.code

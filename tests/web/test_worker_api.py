@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.db import connection
 from pytest_django.fixtures import Settings
 
 from stillhouse.adapters.models import AdapterVersion
 from stillhouse.datasets.models import DatasetVersion
+from stillhouse.jobs.actions import reap_lost_leases
+from stillhouse.jobs.models import Job, Metric
 from stillhouse.serving.actions import add_pool
 from tests.registry import POOL, pool_report, started_run
+from tests.web.attempts import lose
 from tests.web.worker_calls import refused, started, state, trained
 from tests.world import World, anybody, fetch, sha256
 from workers.contract import CONTRACT_VERSION
@@ -127,6 +131,29 @@ def test_cancelling_reaches_the_worker(world: World) -> None:
     assert worker.post("report", {}).json() == {"action": "cancel"}
     assert worker.post("finish", {"cancelled": True}).status_code == 200
     assert state(run.job) == "cancelled" and not AdapterVersion.objects.exists()
+
+
+def test_a_full_disk_of_postgres_takes_no_points_and_no_run_either(world: World) -> None:
+    """The table of points cannot grow; the job's own row, which is there, says that the attempt lives."""
+    run = started_run(world.expert)
+    worker = world.worker(run.job)
+    token = worker.claim()["token"]
+    lose(run.job)
+    body = {"token": token, "phase": "training", "step": 3, "metrics": [{"step": 3, "values": {"loss": 1.0}}]}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """CREATE FUNCTION pg_temp.no_room() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$;
+            CREATE TRIGGER full_disk BEFORE INSERT ON jobs_metric
+            FOR EACH ROW EXECUTE FUNCTION pg_temp.no_room()"""
+        )
+        assert worker.post("report", body).status_code == 507
+        job = Job.objects.get(pk=run.job_id)
+        assert (reap_lost_leases(), job.state, job.step) == (0, "running", 0)
+        refused(worker.post("report", {**body, "token": "another"}), 409, "stale_token")
+        cursor.execute("DROP TRIGGER full_disk ON jobs_metric")
+    assert worker.post("report", body).status_code == 200
+    assert Metric.objects.filter(job=run.job_id).count() == 1
 
 
 def test_nothing_of_another_workspace_is_reachable_through_a_job(world: World) -> None:

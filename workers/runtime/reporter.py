@@ -10,7 +10,7 @@ from workers.contract import ClaimAnswer
 from workers.runtime.client import WorkerClient
 from workers.runtime.events import Tracker
 from workers.runtime.outcome import JobCancelled, JobLost
-from workers.wire.api import Refused, Unreachable
+from workers.wire.api import NoRoom, Refused, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +97,8 @@ class Reporter:
             self._refusal = str(refused)
         except Unreachable as error:
             log.warning("job %s: report failed: %s", self._claim.job, error)
+            if isinstance(error, NoRoom):
+                self._last_heard = asked
         except Exception:
             if not self._stop.is_set():  # else the connection was closed under it, and nobody waits
                 log.exception("job %s: report failed", self._claim.job)

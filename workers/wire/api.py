@@ -40,6 +40,10 @@ class Unreachable(Exception):
     """The platform did not answer, or answered 5xx, for as long as the caller had patience."""
 
 
+class NoRoom(Unreachable):
+    """The platform is there and cannot keep what was sent: 507. A report has renewed the job's lease."""
+
+
 class PlatformAPI:
     """One caller's connection to the platform. Safe to use from several threads."""
 
@@ -102,7 +106,8 @@ class PlatformAPI:
             return response.content
         if response.is_client_error and response.status_code not in BUSY:
             raise Refused(_read_refusal(response), response.status_code)
-        raise Unreachable(f"POST {path}: the platform answered {response.status_code}")
+        failure = NoRoom if response.status_code == httpx.codes.INSUFFICIENT_STORAGE else Unreachable
+        raise failure(f"POST {path}: the platform answered {response.status_code}")
 
 
 def growing_pauses(first: float = FIRST_PAUSE, longest: float = LONGEST_PAUSE) -> Iterator[float]:

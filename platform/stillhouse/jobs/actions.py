@@ -92,6 +92,13 @@ def report_job(*, job_id: str, token: str, report: ReportRequest) -> Action:
     return _action(job)
 
 
+def renew_lease(*, job_id: str, token: str) -> None:
+    """The attempt lives, whatever of its report cannot be kept: this takes no room that is not there."""
+    held = Job.objects.filter(pk=job_id, state=RUNNING, token_digest=digest_of(token))
+    if not held.update(lease_until=lease_end(), reported_at=Now()):
+        raise _stale(job_id)
+
+
 def _action(job: Job) -> Action:
     """A pause is a checkpoint and then a stop; where there is nothing to keep it is a stop at once."""
     if job.cancel_requested_at is not None:

@@ -1,4 +1,4 @@
-"""Why a worker's call is refused."""
+"""Why a worker's call is refused, or not taken now."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +17,10 @@ STATUS: dict[str, int] = {
     "stale_token": 409,
     "contract_too_old": 426,
 }
+
+
+class NoRoom(Exception):
+    """Postgres has no room for what was sent, but the job is held: the worker goes on, and sends it again."""
 
 
 @dataclass

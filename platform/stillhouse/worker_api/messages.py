@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from django.conf import settings
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from stillhouse.core.errors import UserError
 from stillhouse.core.secrets import bearer_token, same
 from stillhouse.core.text import storable, storable_json
-from stillhouse.jobs.errors import Refused
+from stillhouse.jobs.errors import NoRoom, Refused
 from stillhouse.jobs.models import Worker
 from stillhouse.jobs.workers import check_name, note_contract, worker_with
 from workers.contract import CONTRACT_VERSION, Message, Refusal
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Message)
 WORKER = "WORKER_TOKEN"
+NO_ROOM = HTTPStatus.INSUFFICIENT_STORAGE
+"""For workers one more 5xx that is tried again; a report that gets it has renewed the lease."""
 View = Callable[..., HttpResponse]
 
 
@@ -49,6 +52,9 @@ def call(message_type: type[M], *, token: str) -> Callable[[Callable[..., Messag
                 return as_json(error.refusal, error.status)
             except UserError as error:
                 return as_json(Refusal(code="bad_request", message=str(error)), error.status)
+            except NoRoom as error:
+                log.error("%s: %s", request.path, error.__cause__)
+                return HttpResponse(NoRoom.__doc__, status=NO_ROOM, content_type="text/plain")
             return as_json(answer, 200)
 
         return view

@@ -4,11 +4,12 @@ import logging
 import time
 
 from django.conf import settings
-from django.db import transaction
+from django.db import OperationalError, transaction
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
+from psycopg.errors import DiskFull
 
 from stillhouse.core import blobs
 from stillhouse.core.errors import UserError
@@ -18,6 +19,7 @@ from stillhouse.jobs.actions import (
     check_token,
     finish_job,
     hold_for_finish,
+    renew_lease,
     report_job,
     time_to_finish,
 )
@@ -28,7 +30,7 @@ from stillhouse.jobs.checkpoints import (
     uploaded,
 )
 from stillhouse.jobs.claiming import take_job
-from stillhouse.jobs.errors import Refused
+from stillhouse.jobs.errors import NoRoom, Refused
 from stillhouse.jobs.models import Checkpoint, Job
 from stillhouse.jobs.workers import enrol, hear
 from stillhouse.publishing.queries import live_version_ids
@@ -108,8 +110,17 @@ def _stored_checkpoint(job: Job, newest: Checkpoint | None) -> StoredCheckpoint 
 
 @call(ReportRequest, token="WORKER_TOKEN")
 def report(message: ReportRequest, *, job_id: str) -> ReportAnswer:
-    """Progress, heartbeat, and the question whether to go on."""
-    return ReportAnswer(action=report_job(job_id=job_id, token=message.token, report=message))
+    """Progress, heartbeat, and the question whether to go on.
+
+    A full disk of Postgres takes none of the curve's points for a while; no run is to end of that.
+    """
+    try:
+        return ReportAnswer(action=report_job(job_id=job_id, token=message.token, report=message))
+    except OperationalError as error:
+        if not isinstance(error.__cause__, DiskFull):
+            raise
+        renew_lease(job_id=job_id, token=message.token)
+        raise NoRoom from error
 
 
 @call(UploadsRequest, token="WORKER_TOKEN")

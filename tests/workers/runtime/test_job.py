@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -183,6 +184,24 @@ def test_a_worker_that_cannot_report_stops_its_own_child(
     assert platform.finishes == []
     assert time.monotonic() - began < 20
     assert children(settings.work_dir / "jobs" / "job-1") == []
+
+
+def test_a_platform_without_room_is_one_that_answers(
+    platform: PlatformStandIn, settings: WorkerSettings
+) -> None:
+    """Its disk is full for longer than a worker is silent; each answer has renewed the lease."""
+    endless(platform, lease_seconds=8)
+    full_until: list[float] = []
+
+    def answer(report: dict[str, Any]) -> tuple[int, ReportAnswer | None]:
+        if report["phase"] != "evaluating":
+            return 200, ReportAnswer(action="continue")
+        full_until[:] = full_until or [time.monotonic() + 9]
+        return (507, None) if time.monotonic() < full_until[0] else (200, ReportAnswer(action="cancel"))
+
+    platform.report = answer
+    run(settings)
+    assert [finish["cancelled"] for finish in platform.finishes] == [True]
 
 
 def test_a_worker_that_is_stopped_hands_the_job_back(
