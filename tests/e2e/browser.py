@@ -30,6 +30,14 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
+def sign_in(page: Page, email: str, password: str, workspace: str) -> None:
+    page.goto("/accounts/login/")
+    page.get_by_label("E-mail").fill(email)
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"**/w/{workspace}/")
+
+
 class BrowserHands(HttpHands):
     """Signs in, uploads, decides and chats on the pages, in one browser window a person. What else a person
     does goes over HTTP with that window's cookies."""
@@ -45,11 +53,7 @@ class BrowserHands(HttpHands):
         context = self._browser.new_context(base_url=self.url)
         page = self._pages[person.email] = context.new_page()
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.goto("/accounts/login/")
-        page.get_by_label("E-mail").fill(person.email)
-        page.get_by_label("Password").fill(password)
-        page.get_by_role("button", name="Sign in").click()
-        page.wait_for_url(f"**/w/{person.workspace}/")
+        sign_in(page, person.email, password, person.workspace)
         visitor = Visitor(self.url, person)
         for cookie in context.cookies():
             visitor.http.cookies.set(cookie["name"], cookie["value"], domain=cookie["domain"])

@@ -2,6 +2,7 @@
 
 from playwright.sync_api import Browser, ConsoleMessage, Page
 
+from tests.e2e.browser import sign_in
 from tests.world import PASSWORD
 
 
@@ -14,11 +15,7 @@ class Visit:
         self.complaints: list[str] = []
         self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.goto("/accounts/login/")
-        self.page.get_by_label("E-mail").fill(email)
-        self.page.get_by_label("Password").fill(PASSWORD)
-        self.page.get_by_role("button", name="Sign in").click()
-        self.page.wait_for_url("**/w/acme/")
+        sign_in(self.page, email, PASSWORD, "acme")
 
     def _hear(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
