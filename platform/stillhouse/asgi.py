@@ -10,11 +10,13 @@ from django.core.asgi import get_asgi_application
 from stillhouse import openai_api
 from stillhouse.gateway.app import Gateway
 from stillhouse.gateway.connection import Application, Receive, Scope, Send
+from stillhouse.web.preload import preload
 from stillhouse.worker_api.bell import Bell
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "stillhouse.settings")
 # asgiref types its scopes by kind, we by name.
 django = cast(Application, get_asgi_application())
+preload()
 gateway = Gateway.from_settings()
 bell = Bell(settings.DATABASE_URL, settings.AGENT_TOKEN)
 
