@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import redis
+from django.conf import settings
 
 from stillhouse.embedded import services
 from stillhouse.jobs.models import Attempt, Outbox
@@ -164,6 +166,24 @@ def test_a_broker_that_forgets_every_doorbell(house: House, world: World) -> Non
     forget_every_doorbell()
     house.ensure()
     assert len(house.check_success(run)) == 1
+
+
+def test_a_broker_that_takes_nothing_more(house: House, world: World) -> None:
+    """Its memory is used up, or the disk of its log: it answers, and refuses what it would have to keep."""
+    run = house.start_run(world)
+    house.training(run)
+    house.hit()
+    with redis.Redis.from_url(settings.BROKER_URL) as broker:
+        broker.config_set("maxmemory", 1)
+        try:
+            assert len(house.check_success(run)) == 1
+            following = house.start_run(world, epochs=4, data_name="More clauses")
+            time.sleep(5)
+            assert house.job(following).state == "queued"
+        finally:
+            broker.config_set("maxmemory", 0)
+    house.ensure()  # what a supervisor does for a worker that met such a broker at its start
+    assert len(house.check_success(following)) == 1
 
 
 @pytest.mark.parametrize("answer", [BUSY, b""], ids=["errors", "silence"])
