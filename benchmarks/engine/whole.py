@@ -25,6 +25,7 @@ def whole_run(workload: Workload, base: Path, out: Path, threads: int, log: Path
     command = [sys.executable, "-m", "workers", "train", "--base", str(base), "--data", str(workload.data)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     begun = time.monotonic()
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(
             [*command, "--spec", str(spec), "--out", str(out)],
