@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Value
+from django.db.models import F, QuerySet, Value
 from django.db.models.functions import Greatest, Now
 
 from stillhouse.accounts.models import User, Workspace
@@ -73,7 +73,7 @@ def ring_later(job: Job) -> None:
 @transaction.atomic
 def report_job(*, job_id: str, token: str, report: ReportRequest) -> Action:
     """Store progress, renew the lease, say whether to go on. Refused for any but the current attempt."""
-    held = Job.objects.filter(pk=job_id, state=RUNNING, token_digest=digest_of(token))
+    held = _held(job_id, token)
     updated = held.update(
         lease_until=lease_end(),
         reported_at=Now(),
@@ -94,8 +94,7 @@ def report_job(*, job_id: str, token: str, report: ReportRequest) -> Action:
 
 def renew_lease(*, job_id: str, token: str) -> None:
     """The attempt lives, whatever of its report cannot be kept: this takes no room that is not there."""
-    held = Job.objects.filter(pk=job_id, state=RUNNING, token_digest=digest_of(token))
-    if not held.update(lease_until=lease_end(), reported_at=Now()):
+    if not _held(job_id, token).update(lease_until=lease_end(), reported_at=Now()):
         raise _stale(job_id)
 
 
@@ -115,7 +114,7 @@ def _action(job: Job) -> Action:
 
 def check_token(*, job_id: str, token: str) -> Job:
     """The running job whose current attempt holds this token; Refused otherwise."""
-    job = Job.objects.filter(pk=job_id, state=RUNNING, token_digest=digest_of(token)).first()
+    job = _held(job_id, token).first()
     if job is None:
         raise _stale(job_id)
     return job
@@ -128,10 +127,7 @@ def time_to_finish(uploaded: int) -> timedelta:
 
 def hold_for_finish(*, job_id: str, token: str, uploaded: int) -> Job:
     """`check_token`, with the lease long enough for us to hash the `uploaded` bytes."""
-    renewed = Job.objects.filter(pk=job_id, state=RUNNING, token_digest=digest_of(token)).update(
-        lease_until=Now() + time_to_finish(uploaded)
-    )
-    if not renewed:
+    if not _held(job_id, token).update(lease_until=Now() + time_to_finish(uploaded)):
         raise _stale(job_id)
     return check_token(job_id=job_id, token=token)
 
@@ -281,6 +277,11 @@ def move_job(job: Job, state: str, **changes: Any) -> None:
 def lease_end() -> Any:
     """When a lease ends that is granted or renewed now, a database expression."""
     return Now() + timedelta(seconds=settings.LEASE_SECONDS)
+
+
+def _held(job_id: str, token: str) -> QuerySet[Job]:
+    """The running job, where its current attempt holds this token; otherwise nothing."""
+    return Job.objects.filter(pk=job_id, state=RUNNING, token_digest=digest_of(token))
 
 
 def _stale(job_id: str) -> Refused:
