@@ -12,7 +12,7 @@ from pathlib import Path
 import certifi
 
 from stillhouse.embedded import services
-from stillhouse.embedded.home import Home
+from stillhouse.embedded.home import Home, reserve_port
 from stillhouse.embedded.process import Process
 
 EMPTY = """
@@ -32,9 +32,7 @@ class Stores:
     """The three servers of one session: ports and secrets are known at once, `start` makes them answer."""
 
     def __init__(self) -> None:
-        self.home = Home(
-            path=Path(tempfile.mkdtemp(prefix="stillhouse-tests-")), web_port=Home._free_port(set())
-        )
+        self.home = Home(path=Path(tempfile.mkdtemp(prefix="stillhouse-tests-")), web_port=reserve_port())
         self.home.create()
         self._processes: list[Process] = []
         self._loop = asyncio.new_event_loop()

@@ -6,6 +6,7 @@ import os
 import random
 import secrets
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
@@ -82,6 +83,33 @@ def port_is_free(port: int) -> bool:
     return True
 
 
+_reserved: dict[int, socket.socket] = {}
+
+
+def reserve_port(avoid: Collection[int] = ()) -> int:
+    """A port of 127.0.0.1 on which nothing listens, and that no other process reserves while this one lives.
+
+    It stays bound without listening: a server, which sets SO_REUSEADDR, may still listen on it, while `bind`
+    refuses it to everyone who looks for a port without that option. Two homes made at the same moment would
+    else meet on one port, since their servers begin to listen long after it was chosen.
+    """
+    for port in random.sample(PORT_RANGE, k=500):
+        if port in avoid:
+            continue
+        holder = socket.socket()
+        try:
+            holder.bind(("127.0.0.1", port))
+        except OSError:
+            holder.close()
+            continue
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _reserved[port] = holder
+        return port
+    raise EmbeddedError(
+        "No free port between 20000 and 32000 on 127.0.0.1. Close what uses them and try again."
+    )
+
+
 @dataclass(frozen=True)
 class Home:
     """The folder of one embedded platform (`STILLHOUSE_HOME`), and the port asked for its pages (`PORT`)."""
@@ -133,7 +161,7 @@ class Home:
         for name in PORT_NAMES:
             port = remembered.get(name)
             if port is None or port in taken or not port_is_free(port):
-                port = self._free_port(taken)
+                port = reserve_port(taken)
             taken.add(port)
             ports[name] = port
         write_private(self.path / "ports.json", json.dumps(ports, indent=1))
@@ -196,15 +224,6 @@ class Home:
 
     def _read(self, name: str) -> Any:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
-
-    @staticmethod
-    def _free_port(taken: set[int]) -> int:
-        for port in random.sample(PORT_RANGE, k=500):
-            if port not in taken and port_is_free(port):
-                return port
-        raise EmbeddedError(
-            "No free port between 20000 and 32000 on 127.0.0.1. Close what uses them and try again."
-        )
 
 
 def settings_for(command: str | None) -> dict[str, str]:

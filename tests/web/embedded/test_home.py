@@ -29,9 +29,7 @@ def test_secrets_are_private_and_stay(home: Home) -> None:
 
 def test_a_port_is_kept_while_it_is_free(home: Home) -> None:
     before = home.ports()
-    with socket.socket() as stranger:
-        stranger.bind(("127.0.0.1", before["postgres"]))
-        stranger.listen()
+    with socket.create_server(("127.0.0.1", before["postgres"])):
         assert not port_is_free(before["postgres"])
         home.choose_ports()
     after = home.ports()
@@ -40,6 +38,16 @@ def test_a_port_is_kept_while_it_is_free(home: Home) -> None:
         name: port for name, port in before.items() if name != "postgres"
     }
     assert len(set(after.values())) == len(after)
+
+
+def test_a_chosen_port_is_nobody_elses_before_its_server_listens(home: Home) -> None:
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", home.ports()["postgres"]))
+    assert port_is_free(home.ports()["postgres"])
+    with socket.create_server(("127.0.0.1", home.ports()["postgres"])) as server:
+        with socket.create_connection(server.getsockname(), timeout=5):
+            assert server.accept()
+        assert not port_is_free(home.ports()["postgres"])
 
 
 def test_one_supervisor_per_home(home: Home) -> None:
