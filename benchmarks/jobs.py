@@ -194,7 +194,7 @@ def claims(home: "Home") -> dict[str, float]:
 
 
 def claims_in_web(home: "Home") -> dict[str, dict[str, float]]:
-    """The same claims as the web process timed them: the transaction, without the way and the wait there;
+    """The same claims as the web process timed them, without the way and the wait there;
     and the processor time of its thread, without its waiting for Postgres and for its turn."""
     said = (home.logs / "web.log").read_text(encoding="utf-8", errors="replace")
     found = re.findall(r"claimed in ([0-9.]+) ms, ([0-9.]+) of them at work", said)

@@ -8,20 +8,6 @@ from stillhouse.jobs.models import Attempt, Job, Metric
 from workers.contract import JobFailure
 
 
-def open_attempt(job: Job) -> None:
-    """Note that the attempt which `job` was just claimed for begins."""
-    Attempt.objects.create(
-        job=job,
-        workspace_id=job.workspace_id,
-        queue=job.queue,
-        number=job.attempt,
-        worker=job.worker,
-        resumed_step=job.resumed_step,
-        last_step=job.resumed_step,
-        started_at=Now(),
-    )
-
-
 def close_attempt(job: Job, outcome: str, failure: JobFailure | None = None) -> None:
     """Note how the current attempt ended; nothing happens when it is noted already.
 

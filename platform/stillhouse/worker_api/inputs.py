@@ -1,5 +1,7 @@
 """What each kind of job reads: its specification as the worker gets it, and its input files."""
 
+from typing import Any
+
 from django.conf import settings
 from django.db.models import Q
 
@@ -8,11 +10,17 @@ from stillhouse.core import blobs
 from stillhouse.datasets.models import Comparison, DatasetVersion, Trial, VersionSource
 from stillhouse.evaluations.models import Evaluation
 from stillhouse.jobs.models import Job, Kind
-from stillhouse.training.models import RowPreview, TokenCount, TrainingRun
+from stillhouse.training.models import RowPreview, TokenCount
 from workers.contract import EvaluateSpec, InputFile
 
-READ = ("sha256", "rows_sha256", "size", "rows_size")
-"""What an input is made of, of a dataset version: a claim reads no more."""
+# What an input is made of. As text: for Django to put it together anew is a third of the work of a claim.
+_TRAINED_ON = " UNION ALL ".join(
+    f"""
+    SELECT version.id, version.sha256, version.rows_sha256, version.size, version.rows_size, '{role}' AS role
+    FROM training_trainingrun AS run JOIN datasets_datasetversion AS version ON version.id = run.{column}
+    WHERE run.id = %(run)s"""
+    for role, column in (("data", "data_id"), ("eval", "eval_data_id"))
+)
 GRANT_SECONDS = int(blobs.URL_LIFE.total_seconds())
 
 
@@ -86,8 +94,8 @@ def _versions(job: Job) -> dict[str, DatasetVersion]:
         case Kind.COUNT:
             return {"data": TokenCount.objects.select_related("version").get(pk=job.subject).version}
         case Kind.TRAIN:
-            fields = [f"{version}__{name}" for version in ("data", "eval_data") for name in READ]
-            run = TrainingRun.objects.select_related("data", "eval_data").only(*fields).get(pk=job.subject)
-            return {"data": run.data, **({"eval": run.eval_data} if run.eval_data else {})}
+            read: Any = DatasetVersion.objects.raw(_TRAINED_ON, {"run": job.subject})
+            versions = {version.role: version for version in read}
+            return {"data": versions.pop("data"), **versions}
         case _:
             return {"data": Evaluation.objects.select_related("data").get(pk=job.subject).data}

@@ -4,7 +4,7 @@ import logging
 import time
 
 from django.conf import settings
-from django.db import OperationalError, transaction
+from django.db import OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
@@ -29,7 +29,7 @@ from stillhouse.jobs.checkpoints import (
     record_checkpoint,
     uploaded,
 )
-from stillhouse.jobs.claiming import take_job
+from stillhouse.jobs.claiming import offer, take
 from stillhouse.jobs.errors import NoRoom, Refused
 from stillhouse.jobs.models import Checkpoint, Job
 from stillhouse.jobs.workers import enrol, hear
@@ -74,10 +74,11 @@ def claim(message: ClaimRequest, *, job_id: str) -> ClaimAnswer:
     return answer
 
 
-@transaction.atomic
 def _claim(message: ClaimRequest, job_id: str) -> ClaimAnswer:
-    """The inputs are looked up in the same transaction: a claim without an answer is none."""
-    claimed = take_job(job_id=job_id, worker=message.worker, key=message.key)
+    """The inputs are looked up before the job is taken: a claim without an answer is none."""
+    offered = offer(job_id=job_id, worker=message.worker, key=message.key)
+    spec, inputs = spec_for(offered.job), inputs_for(offered.job)
+    claimed = take(offered)
     job = claimed.job
     return ClaimAnswer.model_validate(
         {
@@ -87,8 +88,8 @@ def _claim(message: ClaimRequest, job_id: str) -> ClaimAnswer:
             "token": claimed.token,
             "lease_seconds": settings.LEASE_SECONDS,
             "report_seconds": settings.REPORT_SECONDS,
-            "spec": spec_for(job),
-            "inputs": inputs_for(job),
+            "spec": spec,
+            "inputs": inputs,
             "subject": job.subject,
             "beginning": job.beginning,
             "checkpoint": _stored_checkpoint(job, claimed.checkpoint),
