@@ -1,7 +1,9 @@
 """The processes of the platform itself, with the same commands as docker-compose.yml."""
 
+import re
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from celery.utils.nodenames import gethostname
 
@@ -74,6 +76,12 @@ def worker(home: Home, queue: str) -> Program:
     )
 
 
+def _engine_dtype() -> str:
+    """The base's own bf16, or fp32 where the processor has no units for it and products take far longer."""
+    features = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    return "bfloat16" if re.search(r"\b(avx512bw|bf16)\b", features) else "float32"
+
+
 def vllm(home: Home) -> Program:
     """The engine, with the demonstration base, on loopback; only the agent and the gateway speak to it."""
     port = home.ports()["vllm"]
@@ -86,7 +94,7 @@ def vllm(home: Home) -> Program:
         argv=[
             *[sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(home.base)],
             *["--served-model-name", BASE_ID, "--host", "127.0.0.1", "--port", str(port)],
-            *["--dtype", "bfloat16", "--max-model-len", "2048", "--max-num-seqs", "8"],
+            *["--dtype", _engine_dtype(), "--max-model-len", "2048", "--max-num-seqs", "8"],
             "--enforce-eager",  # compiling takes longer than it saves on a base this small
             *["--enable-lora", "--max-lora-rank", MAX_RANK, "--max-loras", "4"],
             *["--max-cpu-loras", CAPACITY],
