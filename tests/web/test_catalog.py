@@ -153,6 +153,31 @@ def test_what_is_missing_is_named(folder: Path, missing: str, code: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("named", "kind", "decoder", "fits"),
+    [
+        ("LlamaTokenizerFast", "llama", {"type": "ByteLevel"}, False),
+        ("LlamaTokenizer", "qwen3", {"type": "Sequence", "decoders": [{"type": "ByteLevel"}]}, False),
+        ("LlamaTokenizerFast", "qwen2", {"type": "ByteLevel"}, True),
+        ("LlamaTokenizerFast", "llama", {"type": "Sequence", "decoders": [{"type": "ByteFallback"}]}, True),
+        ("PreTrainedTokenizerFast", "llama", {"type": "ByteLevel"}, True),
+    ],
+)
+def test_a_tokenizer_class_that_would_drop_spaces_is_refused(
+    folder: Path, named: str, kind: str, decoder: dict[str, Any], fits: bool
+) -> None:
+    (folder / "config.json").write_text(json.dumps(CONFIG | {"model_type": kind}))
+    (folder / "tokenizer.json").write_text(json.dumps({"decoder": decoder}))
+    config = {"chat_template": TEMPLATE, "tokenizer_class": named}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    if fits:
+        assert add_base(folder)
+        return
+    error = refused(folder)
+    assert (error.code, error.place) == ("wrong_tokenizer_class", "tokenizer_config.json")
+    assert named in str(error)
+
+
+@pytest.mark.parametrize(
     "content", [safetensors()[:-1], safetensors() + b"x", b"version https://git-lfs.github.com/spec/v1", b""]
 )
 def test_a_cut_copy_of_weights_is_refused(folder: Path, content: bytes) -> None:

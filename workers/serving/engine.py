@@ -75,6 +75,11 @@ class _Choice(BaseModel):
     prompt_logprobs: list[dict[int, _Logprob] | None] | None = None
 
 
+class _Tokens(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    tokens: list[int]
+
+
 class _Completion(BaseModel):
     model_config = ConfigDict(extra="ignore")
     choices: list[_Choice]
@@ -155,6 +160,15 @@ class Engine:
             raise EngineError(f"The engine scored {len(choices)} of {len(samples)} golden samples.")
         return [_of_target(choice, target) for choice, (_, target) in zip(choices, samples, strict=True)]
 
+    def tokens(self, model: str, text: str) -> list[int]:
+        """Token ids of a text, with nothing added to it."""
+        body = {"model": model, "prompt": text, "add_special_tokens": False}
+        answer = self._post("/tokenize", body, "a text to be split into tokens")
+        try:
+            return _Tokens.model_validate_json(answer).tokens
+        except ValidationError:
+            raise EngineError("The engine's answer to /tokenize has no tokens.") from None
+
     def _away(self) -> EngineView:
         self._was_away = True
         return EngineView(healthy=False, incarnation=self._seen)
@@ -191,18 +205,20 @@ class Engine:
             raise EngineError(f"The engine answered {response.status_code} to {path}: {_said(response)}")
 
     def _complete(self, body: dict[str, object]) -> _Completion:
+        answer = self._post("/v1/completions", body, "a completion")
         try:
-            response = self._client.post("/v1/completions", json=body, timeout=ANSWER_TIMEOUT)
-        except httpx.HTTPError as error:
-            raise EngineError(f"The engine did not answer a completion ({type(error).__name__}).") from error
-        if not response.is_success:
-            raise EngineError(
-                f"The engine answered {response.status_code} to a completion: {_said(response)}"
-            )
-        try:
-            return _Completion.model_validate_json(response.content)
+            return _Completion.model_validate_json(answer)
         except ValidationError:
             raise EngineError("The engine's answer is not a completion with log-probabilities.") from None
+
+    def _post(self, path: str, body: dict[str, object], what: str) -> bytes:
+        try:
+            response = self._client.post(path, json=body, timeout=ANSWER_TIMEOUT)
+        except httpx.HTTPError as error:
+            raise EngineError(f"The engine did not answer {what} ({type(error).__name__}).") from error
+        if not response.is_success:
+            raise EngineError(f"The engine answered {response.status_code} to {what}: {_said(response)}")
+        return response.content
 
 
 def _requests(metrics: str) -> int | None:

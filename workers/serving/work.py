@@ -25,6 +25,7 @@ from workers.serving.plan import (
     pause_after,
 )
 from workers.serving.proof import NotProven
+from workers.serving.reading import check_reading
 from workers.serving.settings import AgentSettings
 from workers.wire.transfer import TransferError
 
@@ -63,7 +64,7 @@ class Work:
         self._base: Base | None = None
         self.records: dict[Sha256, Record] = {}
         self.base_trouble = ""
-        """Why the base's digest is not known, in words."""
+        """Why nothing is loaded on this engine, in words."""
 
     def digest_of(self, base: str) -> Sha256 | None:
         """Of the base of this name, where it was read."""
@@ -94,12 +95,19 @@ class Work:
         """Without the base's digest nothing is loaded, and the platform hears why."""
         memory = self._settings.adapters_dir / "base-digest.json"
         try:
-            self._base = (base, base_digest(self._settings.bases_dir, base, memory))
-            self.base_trouble = ""
+            digest = base_digest(self._settings.bases_dir, base, memory)
+            check_reading(self._engine, base, self._settings.bases_dir / base)
         except (VersionRefused, BaseFolderError, OSError) as error:
-            self.base_trouble = f"The weights of the engine's base cannot be read: {error}"
-            log.error("%s", self.base_trouble)
-            self._stopping.wait(FIRST_PAUSE)
+            self._cannot_serve(f"The weights of the engine's base cannot be read: {error}")
+        except EngineError as error:
+            self._cannot_serve(str(error))
+        else:
+            self._base, self.base_trouble = (base, digest), ""
+
+    def _cannot_serve(self, trouble: str) -> None:
+        self.base_trouble = trouble
+        log.error("%s", trouble)
+        self._stopping.wait(FIRST_PAUSE)
 
     def _recorded(self, view: EngineView, name: str, digest: Sha256, work: Callable[[], Record]) -> None:
         """Do the work and keep what came of it; a failure waits longer each time before the next try."""

@@ -4,20 +4,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
 from workers.training.errors import TrainingError
 
 
 def load_tokenizer(path: Path) -> Any:
-    """The base's tokenizer, from its own files alone."""
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    if not tokenizer.is_fast:
+    """The base's tokenizer as its tokenizer.json says.
+
+    Not AutoTokenizer, which takes the class that tokenizer_config.json names: with that of the R1 distills of
+    Llama and Qwen3, transformers 5 puts another splitting in the place of the file's, and loses every space.
+    The agent holds engines to the same file (`workers.serving.reading`).
+    """
+    if not (path / "tokenizer.json").is_file():
         raise TrainingError(
             "slow_tokenizer",
             f"The base in {path} has no tokenizer.json. Add the fast tokenizer that belongs to it.",
         )
-    return tokenizer
+    return PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
 
 
 def encode(

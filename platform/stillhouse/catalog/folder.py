@@ -12,7 +12,11 @@ from workers.contract.shape import shape_of_config
 from workers.contract.weights import BaseFolderError, digest_base, template_sha256
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5", ".msgpack"})
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+OWN_SPLITTING = ("LlamaTokenizer", "LlamaTokenizerFast")
+"""Classes with which transformers 5 splits at spaces as SentencePiece does, whatever tokenizer.json says. The
+R1 distills of Llama and Qwen3 name one, and have a tokenizer of bytes: their spaces would be lost."""
+CLASS_NOT_ASKED = ("qwen2",)
+"""Kinds of model for which transformers takes its own class in any case."""
 INDEX = "model.safetensors.index.json"
 MAX_HEADER = 100 * 1024**2  # the limit of the safetensors format itself
 MAX_CONFIG = 64 * 1024**2
@@ -39,6 +43,7 @@ def read_folder(path: Path) -> BaseFolder:
         )
     _refuse_code(path)
     _check_whole(path)
+    _check_tokenizer(path)
     shape = read_shape(path)
     try:
         return BaseFolder(path, digest_base(path), template_sha256(path), shape)
@@ -120,9 +125,9 @@ def _check_whole(path: Path) -> None:
         raise UserError(
             "no_config", f"There is no config.json in {path}.", "config.json", "Copy the whole base."
         )
-    if not any((path / name).is_file() for name in TOKENIZERS):
+    if not (path / "tokenizer.json").is_file():
         raise UserError(
-            "no_tokenizer", f"There is no tokenizer in {path}.", "tokenizer.json", "Copy the whole base."
+            "no_tokenizer", f"There is no tokenizer.json in {path}.", "tokenizer.json", "Copy the whole base."
         )
     weights = {file.name: file for file in path.glob("*.safetensors")}
     if not weights:
@@ -140,6 +145,22 @@ def _check_whole(path: Path) -> None:
         )
     for file in weights.values():
         _check_safetensors(file)
+
+
+def _check_tokenizer(path: Path) -> None:
+    """Refuse a folder that engines would read text with otherwise than the base was trained on."""
+    named = read_config(path / "tokenizer_config.json").get("tokenizer_class")
+    kind = read_config(path / "config.json").get("model_type")
+    decoder = json.dumps(read_config(path / "tokenizer.json").get("decoder"))
+    if named in OWN_SPLITTING and kind not in CLASS_NOT_ASKED and '"ByteLevel"' in decoder:
+        raise UserError(
+            "wrong_tokenizer_class",
+            f"tokenizer_config.json names {named}, which does not fit the base's tokenizer.json: engines "
+            "with transformers 5 would drop every space of a prompt.",
+            "tokenizer_config.json",
+            'Write "tokenizer_class": "PreTrainedTokenizerFast" into it, also where engines read it, and add '
+            "the base again.",
+        )
 
 
 def _check_safetensors(file: Path) -> dict[str, int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers.serving.engine_standin import EngineStandIn
+from tests.workers.serving.engine_standin import TOKENIZER, EngineStandIn
 from tests.workers.standin import PlatformStandIn
 from workers.contract.weights import digest_base
 from workers.serving import plan
@@ -32,6 +32,7 @@ def settings(platform: PlatformStandIn, engine: EngineStandIn, tmp_path: Path) -
     base = tmp_path / "bases" / "tiny"
     base.mkdir(parents=True)
     (base / "model.safetensors").write_bytes(b"the base")
+    TOKENIZER.save(str(base / "tokenizer.json"))
     (tmp_path / "adapters").mkdir()
     return AgentSettings(
         url=platform.url,

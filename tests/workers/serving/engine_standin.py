@@ -12,8 +12,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from workers.contract import AdapterManifest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
+from workers.contract import AdapterManifest
+from workers.serving.reading import TEXT
+
+TOKENIZER = Tokenizer(
+    models.BPE(
+        {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []
+    )
+)
+TOKENIZER.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+"""Of the base: a token for every byte."""
 NOISE = 0.05
 """What quantisation and other kernels cost, in nats a token."""
 
@@ -40,6 +50,8 @@ class EngineStandIn:
     """Gives the base's numbers for the golden samples of these indices, whoever is asked."""
     running: dict[str, int] = field(default_factory=dict)
     """Requests of each adapter that are still running, registered or not."""
+    tokens: list[int] = field(default_factory=lambda: TOKENIZER.encode(TEXT).ids)
+    """Of every text that is to be split."""
     url: str = ""
 
     def start(self) -> ThreadingHTTPServer:
@@ -109,6 +121,8 @@ def _handler(engine: EngineStandIn) -> type[BaseHTTPRequestHandler]:
             elif self.path == "/v1/unload_lora_adapter":
                 engine.unloads.append(body["lora_name"])
                 self._json(200 if engine.adapters.pop(body["lora_name"], None) else 404, {})
+            elif self.path == "/tokenize":
+                self._json(200, {"tokens": engine.tokens, "count": len(engine.tokens)})
             else:
                 engine.completions += 1
                 engine.at_once += 1

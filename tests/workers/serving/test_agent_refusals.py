@@ -37,6 +37,29 @@ def test_what_the_engine_cannot_apply_never_reaches_it(
     assert [path.name for path in settings.adapters_dir.iterdir() if path.is_dir()] == []
 
 
+def test_an_engine_that_splits_text_otherwise_than_its_base_gets_nothing(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    right, engine.tokens = engine.tokens, engine.tokens[:-1]
+    want(platform, build(base_digest))
+    with running(settings):
+        wait_for(lambda: any("tokenizer_config.json" in sync["trouble"] for sync in platform.syncs))
+        assert engine.loads == []
+        engine.tokens = right
+        wait_for(lambda: held(platform, "ready"), 20)
+        wait_for(lambda: platform.syncs[-1]["trouble"] == "")
+
+
+def test_an_engine_whose_base_has_no_tokenizer_gets_nothing(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    (settings.bases_dir / "tiny" / "tokenizer.json").unlink()
+    want(platform, build(base_digest))
+    with running(settings):
+        wait_for(lambda: any("Copy the whole base" in sync["trouble"] for sync in platform.syncs))
+    assert engine.loads == []
+
+
 def test_an_adapter_of_another_base_is_refused(
     platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings
 ) -> None:

@@ -1,0 +1,46 @@
+"""The tokenizer of a base is what its tokenizer.json describes, whatever class its configuration names."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from tests.workers.training.tiny import FAMILIES, make_base
+from workers.serving.reading import TEXT
+from workers.training.errors import TrainingError
+from workers.training.tokenizer import encode, load_tokenizer
+
+
+@pytest.mark.parametrize("named", ["LlamaTokenizerFast", "PreTrainedTokenizerFast", "Qwen2Tokenizer"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_text_is_split_as_the_file_says(tmp_path: Path, family: str, named: str) -> None:
+    base = make_base(tmp_path / "base", family)
+    name_class(base, named)
+    wanted = Tokenizer.from_file(str(base / "tokenizer.json")).encode(TEXT, add_special_tokens=False)
+    tokenizer = load_tokenizer(base)
+    assert encode(tokenizer, [TEXT])[0].ids == wanted.ids
+    assert tokenizer.decode(wanted.ids) == TEXT
+    assert tokenizer.eos_token == FAMILIES[family].end
+
+
+def test_the_class_that_r1_distills_name_loses_spaces(tmp_path: Path) -> None:
+    """Of transformers: once it does not, the refusals of `catalog.folder` have no reason any more."""
+    base = make_base(tmp_path / "base", "r1_llama")
+    name_class(base, "LlamaTokenizerFast")
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    assert tokenizer.decode(tokenizer.encode("of the Seller", add_special_tokens=False)) == "oftheSeller"
+
+
+def test_a_base_without_tokenizer_json_is_refused(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", "plain")
+    (base / "tokenizer.json").unlink()
+    with pytest.raises(TrainingError) as refused:
+        load_tokenizer(base)
+    assert refused.value.code == "slow_tokenizer"
+
+
+def name_class(base: Path, named: str) -> None:
+    file = base / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": named}))
