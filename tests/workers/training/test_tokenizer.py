@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
 
 from tests.workers.training.tiny import FAMILIES, make_base
 from workers.serving.reading import TEXT
@@ -27,6 +26,8 @@ def test_text_is_split_as_the_file_says(tmp_path: Path, family: str, named: str)
 
 def test_the_class_that_r1_distills_name_loses_spaces(tmp_path: Path) -> None:
     """Of transformers: once it does not, the refusals of `catalog.folder` have no reason any more."""
+    from transformers import AutoTokenizer  # noqa: PLC0415 - brings all models along
+
     base = make_base(tmp_path / "base", "r1_llama")
     name_class(base, "LlamaTokenizerFast")
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
