@@ -11,13 +11,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from stillhouse.catalog.folder import read_folder
+from stillhouse.core.errors import UserError
 from tests.workers.training.tiny import FAMILIES, make_base
 from workers.contract import AdapterManifest, TrainSpec
 from workers.data.limited import PACKAGE_ROOT
+from workers.serving.reading import TEXT
 from workers.training import train
+from workers.training.tokenizer import encode, load_tokenizer
 
 pytestmark = pytest.mark.e2e
 
+PUBLISHED = ("r1_qwen", "r1_llama", "r1_0528_qwen3", "qwen3", "qwq", "nemotron_1_5")
 TRIED = {"nemotron": "LlamaForCausalLM", "r1_qwen": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 CODES = ["red", "green", "blue", "amber", "black", "white"]
 TOKENS = 12
@@ -120,3 +125,35 @@ def test_plain_peft_and_vllm_say_the_same_token_by_token(tmp_path: Path) -> None
         assert all(
             agreeing_tokens(mine, without) < TOKENS for mine, without in zip(ours, alone, strict=True)
         ), f"{family}: the adapter has to matter for the comparison to mean anything"
+
+
+def test_vllm_splits_text_as_training_does_where_the_catalog_takes_the_base(tmp_path: Path) -> None:
+    """With the class that the published R1 distills name, and with the one that the catalog asks for."""
+    cases = [
+        (family, named) for family in PUBLISHED for named in ("LlamaTokenizerFast", "PreTrainedTokenizerFast")
+    ]
+    bases = [make_base(tmp_path / f"{family}-{named}", family) for family, named in cases]
+    for base, (_, named) in zip(bases, cases, strict=True):
+        config = base / "tokenizer_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"tokenizer_class": named}))
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.workers.serving.vllm_tokens", *map(str, bases)],
+        cwd=PACKAGE_ROOT,
+        env={**os.environ, **ENVIRONMENT, "VLLM_LOGGING_LEVEL": "ERROR"},
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    found = [json.loads(line) for line in result.stdout.splitlines() if line.startswith(b"[")]
+    for base, case, ids in zip(bases, cases, found, strict=True):
+        same = ids == encode(load_tokenizer(base), [TEXT])[0].ids
+        assert refusal(base) == ("" if same else "wrong_tokenizer_class"), case
+
+
+def refusal(base: Path) -> str:
+    """Why the catalog does not take the folder; empty where it does."""
+    try:
+        read_folder(base)
+    except UserError as error:
+        return error.code
+    return ""
