@@ -177,6 +177,20 @@ def test_a_tokenizer_class_that_would_drop_spaces_is_refused(
     assert named in str(error)
 
 
+def test_a_factor_of_attention_that_nothing_reads_is_refused(folder: Path) -> None:
+    """As in the config.json of DeepSeek-R1-0528-Qwen3-8B, whose attn_factor takes YaRN's own scaling back."""
+    scaling = {"rope_type": "yarn", "factor": 4.0, "attn_factor": 0.8782488562869419}
+    write = (folder / "config.json").write_text
+    write(json.dumps(CONFIG | {"rope_scaling": scaling}))
+    error = refused(folder)
+    assert (error.code, error.place) == ("unread_attention_factor", "config.json")
+    assert '"attention_factor": 1.0 beside' in error.next_step
+    write(json.dumps(CONFIG | {"rope_scaling": scaling | {"factor": None}}))
+    assert refused(folder).code == "bad_config"
+    write(json.dumps(CONFIG | {"rope_scaling": scaling | {"attention_factor": 1.0}}))
+    assert add_base(folder)
+
+
 @pytest.mark.parametrize(
     "content", [safetensors()[:-1], safetensors() + b"x", b"version https://git-lfs.github.com/spec/v1", b""]
 )
