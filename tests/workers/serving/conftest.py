@@ -8,7 +8,7 @@ import pytest
 from tests.workers.serving.engine_standin import TOKENIZER, EngineStandIn
 from tests.workers.standin import PlatformStandIn
 from workers.contract.weights import digest_base
-from workers.serving import plan
+from workers.serving import plan, work
 from workers.serving.settings import AgentSettings
 
 
@@ -23,8 +23,9 @@ def engine() -> Iterator[EngineStandIn]:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine counts as idle sooner."""
+    """An engine counts as idle sooner, and what failed is tried again sooner."""
     monkeypatch.setattr(plan, "REST_IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(work, "FIRST_PAUSE", 0.2)
 
 
 @pytest.fixture
