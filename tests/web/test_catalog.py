@@ -184,7 +184,7 @@ def test_a_factor_of_attention_that_nothing_reads_is_refused(folder: Path) -> No
     write(json.dumps(CONFIG | {"rope_scaling": scaling}))
     error = refused(folder)
     assert (error.code, error.place) == ("unread_attention_factor", "config.json")
-    assert '"attention_factor": 1.0 beside' in error.next_step
+    assert '"attention_factor": 1.0 beside' in str(error)
     write(json.dumps(CONFIG | {"rope_scaling": scaling | {"factor": None}}))
     assert refused(folder).code == "bad_config"
     write(json.dumps(CONFIG | {"rope_scaling": scaling | {"attention_factor": 1.0}}))

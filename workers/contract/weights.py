@@ -1,11 +1,13 @@
-"""What identifies a base's files: the digest over its weights and the digest of its chat template.
+"""What identifies a base's files: the digest over its weights and the digest of its chat template; and what
+of its configuration nobody reads.
 
-Platform (`manage.py base add`), trainer and agent compare these digests, so there is one definition.
+Platform (`manage.py base add`), trainer and agent ask the same, each of its own copy of the files.
 Standard library only: nothing here loads a weight or a tokenizer.
 """
 
 import hashlib
 import json
+from math import log
 from pathlib import Path
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -52,6 +54,26 @@ def template_text(path: Path) -> str:
 def template_sha256(path: Path) -> str:
     """sha256 (hex) of the chat template's text in UTF-8."""
     return hashlib.sha256(template_text(path).encode()).hexdigest()
+
+
+def check_scaling(path: Path) -> None:
+    """Raises BaseFolderError `unread_attention_factor` for a factor of YaRN under a name that neither
+    transformers 5 nor vLLM reads, as in the config.json of DeepSeek-R1-0528-Qwen3-8B."""
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        scaling = config.get("rope_parameters") or config.get("rope_scaling")
+        if not isinstance(scaling, dict) or "attn_factor" not in scaling or "attention_factor" in scaling:
+            return
+        meant = float(scaling["attn_factor"]) * (0.1 * log(float(scaling["factor"])) + 1)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BaseFolderError(
+            "bad_config", f"config.json in {path} does not say how it scales positions ({error})."
+        ) from error
+    raise BaseFolderError(
+        "unread_attention_factor",
+        f"config.json in {path} has an attn_factor, which transformers 5 and vLLM do not read: attention "
+        f'would be too sharp. Write "attention_factor": {round(meant, 6)} beside it.',
+    )
 
 
 def _digest_file(file: Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from workers.contract import Sha256, WantedVersion
-from workers.contract.weights import BaseFolderError
+from workers.contract.weights import BaseFolderError, check_scaling
 from workers.serving.engine import Engine, EngineError, EngineView
 from workers.serving.files import AdapterCache, DiskFull, VersionRefused, base_digest
 from workers.serving.loading import Base, Loader
@@ -96,10 +96,11 @@ class Work:
         memory = self._settings.adapters_dir / "base-digest.json"
         try:
             digest = base_digest(self._settings.bases_dir, base, memory)
+            check_scaling(self._settings.bases_dir / base)
             check_reading(self._engine, base, self._settings.bases_dir / base)
-        except (VersionRefused, BaseFolderError, OSError) as error:
-            self._cannot_serve(f"The weights of the engine's base cannot be read: {error}")
-        except EngineError as error:
+        except OSError as error:
+            self._cannot_serve(f"The files of the engine's base cannot be read: {error}")
+        except (VersionRefused, BaseFolderError, EngineError) as error:
             self._cannot_serve(str(error))
         else:
             self._base, self.base_trouble = (base, digest), ""

@@ -12,7 +12,13 @@ from workers.contract import Sha256, TrainSpec
 from workers.contract.estimate import BaseShape
 from workers.contract.limits import why_not_learning_rate
 from workers.contract.shape import shape_of_config
-from workers.contract.weights import BaseFolderError, digest_base, template_sha256, template_text
+from workers.contract.weights import (
+    BaseFolderError,
+    check_scaling,
+    digest_base,
+    template_sha256,
+    template_text,
+)
 from workers.training.errors import TrainingError
 
 ARCHITECTURES = frozenset({"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
@@ -193,7 +199,12 @@ def _config(path: Path) -> dict[str, Any]:
         )
     if not (path / "config.json").is_file():
         raise TrainingError("no_base", f"The folder {path} has no config.json, so it is no base model.")
-    return _json(path / "config.json")
+    config = _json(path / "config.json")
+    try:
+        check_scaling(path)
+    except BaseFolderError as error:
+        raise TrainingError(error.code, str(error)) from None
+    return config
 
 
 def _refuse_own_code(path: Path, config: dict[str, Any]) -> None:

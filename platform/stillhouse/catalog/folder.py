@@ -3,13 +3,13 @@
 import json
 import struct
 from dataclasses import dataclass
-from math import log, prod
+from math import prod
 from pathlib import Path
 
 from stillhouse.core.errors import UserError
 from workers.contract.estimate import BaseShape
 from workers.contract.shape import shape_of_config
-from workers.contract.weights import BaseFolderError, digest_base, template_sha256
+from workers.contract.weights import BaseFolderError, check_scaling, digest_base, template_sha256
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5", ".msgpack"})
 OWN_SPLITTING = ("LlamaTokenizer", "LlamaTokenizerFast")
@@ -44,8 +44,13 @@ def read_folder(path: Path) -> BaseFolder:
     _refuse_code(path)
     _check_whole(path)
     _check_tokenizer(path)
-    _check_scaling(path)
     shape = read_shape(path)
+    try:
+        check_scaling(path)
+    except BaseFolderError as error:
+        raise UserError(
+            error.code, str(error), "config.json", "Do so wherever the base lies, and add it again."
+        ) from error
     try:
         return BaseFolder(path, digest_base(path), template_sha256(path), shape)
     except BaseFolderError as error:
@@ -162,28 +167,6 @@ def _check_tokenizer(path: Path) -> None:
             'Write "tokenizer_class": "PreTrainedTokenizerFast" into it, also where engines read it, and add '
             "the base again.",
         )
-
-
-def _check_scaling(path: Path) -> None:
-    """Refuse YaRN whose factor of attention has a name that neither trainer nor engine reads."""
-    config = read_config(path / "config.json")
-    scaling = config.get("rope_parameters") or config.get("rope_scaling")
-    if not isinstance(scaling, dict) or "attn_factor" not in scaling or "attention_factor" in scaling:
-        return
-    try:
-        meant = float(scaling["attn_factor"]) * (0.1 * log(float(scaling["factor"])) + 1)
-    except (KeyError, ValueError, TypeError) as error:
-        raise UserError(
-            "bad_config", "config.json has a rope_scaling without numbers.", "config.json", "Copy it again."
-        ) from error
-    raise UserError(
-        "unread_attention_factor",
-        "config.json scales attention by attn_factor, which transformers 5 and vLLM do not read: attention "
-        "would be sharper than the base was trained with.",
-        "config.json",
-        f'Write "attention_factor": {round(meant, 6)} beside it, also where engines read it, and add the '
-        "base again.",
-    )
 
 
 def _check_safetensors(file: Path) -> dict[str, int]:

@@ -33,6 +33,7 @@ def settings(platform: PlatformStandIn, engine: EngineStandIn, tmp_path: Path) -
     base = tmp_path / "bases" / "tiny"
     base.mkdir(parents=True)
     (base / "model.safetensors").write_bytes(b"the base")
+    (base / "config.json").write_text("{}")
     TOKENIZER.save(str(base / "tokenizer.json"))
     (tmp_path / "adapters").mkdir()
     return AgentSettings(

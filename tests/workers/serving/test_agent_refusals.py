@@ -1,6 +1,7 @@
 """Versions with something wrong in them: refused in words, and kept from the engine."""
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -58,6 +59,20 @@ def test_an_engine_whose_base_has_no_tokenizer_gets_nothing(
     with running(settings):
         wait_for(lambda: any("Copy the whole base" in sync["trouble"] for sync in platform.syncs))
     assert engine.loads == []
+
+
+def test_a_base_whose_attention_the_engine_scales_otherwise_gets_nothing(
+    platform: PlatformStandIn, engine: EngineStandIn, settings: AgentSettings, base_digest: str
+) -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "attn_factor": 0.8782488562869419}
+    config = settings.bases_dir / "tiny" / "config.json"
+    config.write_text(json.dumps({"rope_scaling": scaling}))
+    want(platform, build(base_digest))
+    with running(settings):
+        wait_for(lambda: any('"attention_factor": 1.0' in sync["trouble"] for sync in platform.syncs))
+        assert engine.loads == []
+        config.write_text(json.dumps({"rope_scaling": scaling | {"attention_factor": 1.0}}))
+        wait_for(lambda: held(platform, "ready"))
 
 
 def test_an_adapter_of_another_base_is_refused(

@@ -54,6 +54,12 @@ def test_a_base_whose_weights_are_cut(copy: Path, run: Run) -> None:
     assert refused(lambda: run(base=copy)).code == "damaged_base"
 
 
+def test_a_base_whose_attention_nothing_scales_as_it_says(copy: Path, run: Run) -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "attn_factor": 0.8782488562869419}
+    change(copy / "config.json", rope_parameters=scaling)
+    assert refused(lambda: run(base=copy)).code == "unread_attention_factor"
+
+
 def test_a_base_without_a_template(copy: Path, run: Run) -> None:
     (copy / "chat_template.jinja").unlink()
     assert refused(lambda: run(base=copy)).code == "no_template"
