@@ -159,6 +159,7 @@ def test_the_keeper_killed_and_two_keepers(house: House, world: World) -> None:
     house.kill("keeper")
     run = house.start_run(world, epochs=8)
     log = house.folder / "keeper-2.log"
+    log.unlink(missing_ok=True)  # of another test
     house.ensure("keeper")
     house.training(run)
     house.ensure("keeper-2")
@@ -209,8 +210,9 @@ def test_a_keeper_that_is_stopped_is_replaced(house: House, world: World) -> Non
     one stands by."""
     run = house.start_run(world)
     house.checkpointed(run)
-    house.ensure("keeper-2")
     logs = [house.folder / f"{name}.log" for name in ("keeper", "keeper-2")]
+    logs[1].unlink(missing_ok=True)  # of another test
+    house.ensure("keeper-2")
     wait_for(lambda: "standing by" in logs[1].read_text(), PATIENCE)
     house.kill("keeper", number=signal.SIGSTOP)
     house.kill(house.job(run).worker)

@@ -44,11 +44,12 @@ def only(house: House, *names: str) -> None:
     house.ensure(*names)
 
 
-def training_before(house: House, world: World, code: Path, *, epochs: float = 60.0) -> TrainingRun:
-    """A run on the platform and the worker of the contract before, past its first checkpoint."""
+def training_before(house: House, world: World, code: Path) -> TrainingRun:
+    """A run on the platform and the worker of the contract before, past its first checkpoint, and long: web
+    and keeper may take a while to start again."""
     house.sources = dict.fromkeys(("web", "keeper", "gpu-1"), code / "before")
     only(house, *house.sources)
-    run = house.start_run(world, epochs=epochs)
+    run = house.start_run(world, epochs=100)
     house.checkpointed(run)
     house.hit()
     return run
@@ -94,7 +95,7 @@ def test_a_worker_that_drains_for_its_upgrade_costs_no_attempt(
     house: House, world: World, code: Path
 ) -> None:
     """Told to stop, the old worker hands its run back with a checkpoint; the new one goes on from there."""
-    run = training_before(house, world, code, epochs=100)  # web and keeper may take a while to start again
+    run = training_before(house, world, code)
     upgrade(house, "web", "keeper", "gpu-1")
     attempts = house.check_success(run)
     assert [attempt.outcome for attempt in attempts] == ["handed_back", "succeeded"]
