@@ -8,28 +8,17 @@ from django.db.models import Model
 Table = Mapping[str, frozenset[str]]
 
 
-def transition(
-    instance: Model,
-    table: Table,
-    to: str,
-    /,
-    *,
-    where: Mapping[str, Any] | None = None,
-    refresh: bool = True,
-    **changes: Any,
-) -> bool:
+def transition(instance: Model, table: Table, to: str, /, **changes: Any) -> bool:
     """Move `instance.state` to `to` if the row is, now, in a state that `table` allows it from.
 
-    Returns whether this call made the change: of several callers racing exactly one gets True. `where`
-    narrows the row further (a fencing token, say); `changes` are written in the same UPDATE. On success the
-    instance is refreshed, unless the caller knows what it needs of it.
+    Returns whether this call made the change: of several callers racing exactly one gets True. `changes` are
+    written in the same UPDATE. On success the instance is refreshed.
     """
     sources = [state for state, targets in table.items() if to in targets]
     if not sources:
         raise ValueError(f"nothing leads to state {to!r}")
-    rows = type(instance)._default_manager.filter(pk=instance.pk, state__in=sources, **(where or {}))
+    rows = type(instance)._default_manager.filter(pk=instance.pk, state__in=sources)
     if not rows.update(state=to, **changes):
         return False
-    if refresh:
-        instance.refresh_from_db()
+    instance.refresh_from_db()
     return True

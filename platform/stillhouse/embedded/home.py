@@ -83,7 +83,7 @@ def port_is_free(port: int) -> bool:
     return True
 
 
-_reserved: dict[int, socket.socket] = {}
+_reserved: list[socket.socket] = []
 
 
 def reserve_port(avoid: Collection[int] = ()) -> int:
@@ -103,7 +103,7 @@ def reserve_port(avoid: Collection[int] = ()) -> int:
             holder.close()
             continue
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _reserved[port] = holder
+        _reserved.append(holder)
         return port
     raise EmbeddedError(
         "No free port between 20000 and 32000 on 127.0.0.1. Close what uses them and try again."

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from stillhouse.catalog.folder import read_folder
 from stillhouse.core.errors import UserError
-from tests.workers.training.tiny import FAMILIES, make_base
+from tests.workers.training.tiny import FAMILIES, change, make_base
 from workers.contract import AdapterManifest, TrainSpec
 from workers.data.limited import PACKAGE_ROOT
 from workers.serving.reading import TEXT
@@ -134,8 +134,7 @@ def test_vllm_splits_text_as_training_does_where_the_catalog_takes_the_base(tmp_
     ]
     bases = [make_base(tmp_path / f"{family}-{named}", family) for family, named in cases]
     for base, (_, named) in zip(bases, cases, strict=True):
-        config = base / "tokenizer_config.json"
-        config.write_text(json.dumps(json.loads(config.read_text()) | {"tokenizer_class": named}))
+        change(base / "tokenizer_config.json", tokenizer_class=named)
     result = subprocess.run(
         [sys.executable, "-m", "tests.workers.serving.vllm_tokens", *map(str, bases)],
         cwd=PACKAGE_ROOT,

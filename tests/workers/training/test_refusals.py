@@ -4,12 +4,11 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.workers.training.conftest import Run, chat, write_rows
-from tests.workers.training.tiny import make_base
+from tests.workers.training.tiny import change, make_base
 from workers.contract.limits import why_not_learning_rate
 from workers.training.base import base_facts, open_base
 from workers.training.errors import TrainingError
@@ -26,10 +25,6 @@ def refused(call: Callable[[], object]) -> TrainingError:
 @pytest.fixture
 def copy(base: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(base, tmp_path / "copy"))
-
-
-def change(file: Path, **values: Any) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])

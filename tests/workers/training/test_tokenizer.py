@@ -1,12 +1,11 @@
 """The tokenizer of a base is what its tokenizer.json describes, whatever class its configuration names."""
 
-import json
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
 
-from tests.workers.training.tiny import FAMILIES, make_base
+from tests.workers.training.tiny import FAMILIES, change, make_base
 from workers.serving.reading import TEXT
 from workers.training.errors import TrainingError
 from workers.training.tokenizer import encode, load_tokenizer
@@ -16,7 +15,7 @@ from workers.training.tokenizer import encode, load_tokenizer
 @pytest.mark.parametrize("family", FAMILIES)
 def test_text_is_split_as_the_file_says(tmp_path: Path, family: str, named: str) -> None:
     base = make_base(tmp_path / "base", family)
-    name_class(base, named)
+    change(base / "tokenizer_config.json", tokenizer_class=named)
     wanted = Tokenizer.from_file(str(base / "tokenizer.json")).encode(TEXT, add_special_tokens=False)
     tokenizer = load_tokenizer(base)
     assert encode(tokenizer, [TEXT])[0].ids == wanted.ids
@@ -29,7 +28,7 @@ def test_the_class_that_r1_distills_name_loses_spaces(tmp_path: Path) -> None:
     from transformers import AutoTokenizer  # noqa: PLC0415 - brings all models along
 
     base = make_base(tmp_path / "base", "r1_llama")
-    name_class(base, "LlamaTokenizerFast")
+    change(base / "tokenizer_config.json", tokenizer_class="LlamaTokenizerFast")
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     assert tokenizer.decode(tokenizer.encode("of the Seller", add_special_tokens=False)) == "oftheSeller"
 
@@ -40,8 +39,3 @@ def test_a_base_without_tokenizer_json_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError) as refused:
         load_tokenizer(base)
     assert refused.value.code == "slow_tokenizer"
-
-
-def name_class(base: Path, named: str) -> None:
-    file = base / "tokenizer_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": named}))

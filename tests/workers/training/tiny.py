@@ -104,6 +104,11 @@ FAMILIES = {
 }
 
 
+def change(file: Path, **values: Any) -> None:
+    """Values of a JSON file of a base."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
 def tokenizer_of(family: str) -> PreTrainedTokenizerFast:
     """A small tokenizer with the splitting rules, special tokens and template of the family."""
     made = FAMILIES[family]
