@@ -67,7 +67,8 @@ def check_scaling(path: Path) -> None:
         meant = float(scaling["attn_factor"]) * (0.1 * log(float(scaling["factor"])) + 1)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BaseFolderError(
-            "bad_config", f"config.json in {path} does not say how it scales positions ({error})."
+            "bad_config",
+            f"config.json in {path} does not say how it scales positions ({error}). Copy the file again.",
         ) from error
     raise BaseFolderError(
         "unread_attention_factor",
