@@ -16,6 +16,22 @@ FAILED: "pytest.StashKey[list[str]]" = pytest.StashKey()
 SECONDS: "pytest.StashKey[float]" = pytest.StashKey()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every fault as often as it is wanted."""
+    numbers = rounds.wanted(metafunc.definition.nodeid)
+    if len(numbers) > 1:
+        metafunc.parametrize("chaos_round", numbers, ids=lambda number: f"round{number}", indirect=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Round after round: what there are fewest of comes first."""
+
+    def number(item: pytest.Item) -> int:
+        return int(item.callspec.params.get("chaos_round", 0)) if hasattr(item, "callspec") else 0
+
+    items.sort(key=number)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Function, call: "pytest.CallInfo[None]"
@@ -29,8 +45,14 @@ def pytest_runtest_makereport(
     if report.when == "teardown" and "" not in said:
         house = cast("House | None", item.funcargs.get("house"))
         counted = house.figures if house else []
-        rounds.keep(item.nodeid, counted, seconds=seconds, why="; ".join(said))
+        rounds.keep(rounds.without_number(item.nodeid), counted, seconds=seconds, why="; ".join(said))
     return report
+
+
+@pytest.fixture(autouse=True)
+def chaos_round(request: pytest.FixtureRequest) -> int:
+    """Its number."""
+    return int(getattr(request, "param", 1))
 
 
 @pytest.fixture(scope="session")

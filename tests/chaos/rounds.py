@@ -7,7 +7,9 @@ has not ended, and is none.
 import fcntl
 import json
 import os
+import re
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -52,6 +54,21 @@ class Round:
 def rounds_in(file: Path) -> list[Round]:
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     return [Round(**json.loads(line)) for line in lines]
+
+
+def wanted(function: str) -> range:
+    """The numbers of the rounds that a test function still has to do: CHAOS_WANTED of each of its cases, less
+    those that the file has; one where nobody wants a number of them."""
+    most, name = os.environ.get("CHAOS_WANTED"), os.environ.get("CHAOS_ROUNDS")
+    if not (most and name):
+        return range(1, 2)
+    had = Counter(row.test for row in rounds_in(Path(name)) if row.test.partition("[")[0] == function)
+    return range(1 + min(had.values(), default=0), 1 + int(most))
+
+
+def without_number(test: str) -> str:
+    """pytest's name for a test, without the number of its round."""
+    return re.sub(r"\[round\d+(-|\])", lambda found: "[" if found[1] == "-" else "", test)
 
 
 def keep(test: str, runs: Sequence["Figures"], *, seconds: float, why: str) -> None:
