@@ -109,11 +109,12 @@ def test_postgres_away_for_less_than_the_lease(house: House, world: World) -> No
 
 @pytest.mark.chaos
 def test_postgres_away_for_longer_than_the_lease(house: House, world: World) -> None:
-    run = house.start_run(world, epochs=100, rows=200)  # longer than Postgres is away
-    house.checkpointed(run)
-    house.hit()
-    with house.database.away():
-        time.sleep(LEASE_SECONDS * 1.5)
+    run = house.start_run(world, epochs=100)
+    with house.slow_trainers():
+        house.checkpointed(run)
+        house.hit()
+        with house.database.away():
+            time.sleep(LEASE_SECONDS * 1.5)
     attempts = house.check_success(run)
     assert [attempt.outcome for attempt in attempts] == ["lost", "succeeded"], "the worker stopped itself"
     kept_working(attempts)
@@ -125,15 +126,16 @@ def test_postgres_away_for_half_a_minute_and_for_a_minute_and_a_half(house: Hous
     house.different = {"LEASE_SECONDS": "60", "CHECKPOINT_SECONDS": "5"}
     house.kill("web", "keeper")
     house.ensure()
-    run = house.start_run(world, epochs=100, rows=600)
-    house.checkpointed(run)
-    with house.database.away():
-        time.sleep(30)
-    house.training(run, step=house.job(run).step)
-    assert house.job(run).attempt == 1
-    house.hit_now()
-    with house.database.away():
-        time.sleep(90)
+    run = house.start_run(world, epochs=100, rows=120)
+    with house.slow_trainers():
+        house.checkpointed(run)
+        with house.database.away():
+            time.sleep(30)
+        house.training(run, step=house.job(run).step)
+        assert house.job(run).attempt == 1
+        house.hit_now()
+        with house.database.away():
+            time.sleep(90)
     attempts = house.check_success(run)
     assert [attempt.outcome for attempt in attempts] == ["lost", "succeeded"], "the worker stopped itself"
     kept_working(attempts)

@@ -91,17 +91,18 @@ def test_the_disk_of_postgres_is_full(house: House, world: World) -> None:
     """At first it answers, and takes no more than it has room for; then it cannot write its log, and ends.
     With room again, and started again as the supervisor or the container's restart do, everything goes on."""
     with small_disk_of_postgres(house) as disk:
-        run = house.start_run(world, epochs=100, rows=200)  # it is not to end meanwhile
-        house.checkpointed(run)
-        house.hit_now()
-        fill(disk / "filler")
-        time.sleep(LEASE_SECONDS * 1.5)
-        job = house.job(run)
-        assert (job.state, job.attempt) == ("running", 1), "its lease takes no room, its points wait"
-        write_log_until_it_ends(house)
-        (disk / "filler").unlink()
-        assert all(house.processes[name].poll() is None for name in NAMES), "nobody gave up"
-        house.power_again()
+        run = house.start_run(world, epochs=100, rows=80)
+        with house.slow_trainers():
+            house.checkpointed(run)
+            house.hit_now()
+            fill(disk / "filler")
+            time.sleep(LEASE_SECONDS * 1.5)
+            job = house.job(run)
+            assert (job.state, job.attempt) == ("running", 1), "its lease takes no room, its points wait"
+            write_log_until_it_ends(house)
+            (disk / "filler").unlink()
+            assert all(house.processes[name].poll() is None for name in NAMES), "nobody gave up"
+            house.power_again()
         attempts = house.check_success(run)
         assert len(attempts) <= 2
 
