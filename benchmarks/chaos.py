@@ -27,7 +27,7 @@ from benchmarks.report import Line  # noqa: E402
 from tests.chaos.rounds import Round, rounds_in  # noqa: E402
 
 KEPT = ROOT / "benchmarks" / "chaos.jsonl"
-AT_ONCE = 5
+AT_ONCE = 7
 """Rounds of a fault in one session: houses take a while to build, and to wait for the last one."""
 BROKEN_HOUSES = 3
 """After so many failures the houses are built anew: one that a fault has broken would fail every round."""

@@ -25,8 +25,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-Answer = TypeVar("Answer")
 ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "platform"), str(ROOT)]
+
+from benchmarks import gateway_peer  # noqa: E402
+from benchmarks.report import Line  # noqa: E402
+from stillhouse.embedded.home import reserve_port  # noqa: E402
+
+Answer = TypeVar("Answer")
 CONNECTIONS = 16
 CHUNKS = 64
 CHUNK_SECONDS = 0.002
@@ -236,14 +242,9 @@ async def _for(seconds: float, do: Callable[[], Awaitable[Answer]]) -> list[Answ
 # ---- the processes
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 def _serve(application: str, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], int]:
     """One uvicorn process, as production starts it; returns when it listens."""
-    port = _free_port()
+    port = reserve_port()
     command = [sys.executable, "-m", "uvicorn", application, "--app-dir", "platform", "--host", "127.0.0.1"]
     options = [
         "--port",
@@ -342,8 +343,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each figure is measured")
     parser.add_argument("--litellm", type=Path, metavar="PYTHON", help="of the environment with LiteLLM")
     options = parser.parse_args()
-    sys.path[:0] = [str(ROOT / "platform"), str(ROOT)]
-    from benchmarks.report import Line  # noqa: PLC0415
 
     line = Line("gateway")
     with ExitStack() as stack:
@@ -372,10 +371,8 @@ def _run(stack: ExitStack, seconds: float, litellm: Path | None) -> dict[str, An
     }
     figures: dict[str, Any] = {}
     if litellm is not None:
-        from benchmarks import gateway_peer  # noqa: PLC0415
-
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="litellm-")))
-        port = _free_port()
+        port = reserve_port()
         peer = gateway_peer.start(litellm, engine_port=engine_port, port=port, folder=folder)
         stack.callback(_end, peer)
         targets["litellm"] = Target(port, peer.pid, gateway_peer.KEY, gateway_peer.MODEL)

@@ -47,11 +47,10 @@ class Pair:
     """The stage with a second engine and its agent."""
 
     def __init__(self, stage: Stage, stack: ExitStack) -> None:
-        from stillhouse.embedded.home import BASE_ID  # noqa: PLC0415
-        from tests.web.gateway.engine import free_port  # noqa: PLC0415
+        from stillhouse.embedded.home import BASE_ID, reserve_port  # noqa: PLC0415
 
         self.stage, self.bench, self.base = stage, Bench(stage), BASE_ID
-        port = free_port()
+        port = reserve_port()
         self.url = f"http://127.0.0.1:{port}"
         program, folder = stage.engine.program, stage.engine.log.parent
         first = stage.engine_url.rpartition(":")[2]

@@ -22,9 +22,9 @@ import httpx
 import torch
 from safetensors.torch import load, save
 
+from stillhouse.embedded.home import reserve_port
 from stillhouse.embedded.process import Program, child_environment
 from tests.stores import Stores
-from tests.web.gateway.engine import free_port
 
 if TYPE_CHECKING:
     from stillhouse.accounts.models import Membership
@@ -223,7 +223,7 @@ def set_up(stack: ExitStack, base: Path, adapter: Path, engine_threads: int | No
 
 def _gateway(home: "Home", web: Running) -> tuple[Running, str]:
     """The command of `web`, with the gateway's own entry."""
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{reserve_port()}"
     swapped = {"stillhouse.asgi:application": "stillhouse.gateway.asgi:application"}
     swapped[str(home.ports()["web"])] = url.rpartition(":")[2]
 

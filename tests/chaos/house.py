@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -29,6 +28,7 @@ from stillhouse.audit.queries import verify_chain
 from stillhouse.catalog.models import BaseModel
 from stillhouse.datasets.actions import record_report
 from stillhouse.datasets.models import DatasetVersion
+from stillhouse.embedded.home import reserve_port
 from stillhouse.jobs.models import Attempt, Checkpoint, Job, Outbox
 from stillhouse.training.actions import start_run
 from stillhouse.training.models import TrainingRun
@@ -50,12 +50,6 @@ HANG_SECONDS = 60
 PATIENCE = 900.0
 """Of a machine with much else to do: the longest run is one of 3,000 steps."""
 NAMES = ("web", "keeper", "gpu-1", "gpu-2")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ class House:
     folder: Path
     servers: Stores | None = None
     """Postgres, broker and store behind the proxies, where they are the session's own."""
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=reserve_port)
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
     different: dict[str, str] = field(default_factory=dict)
     """Environment of the processes that start from now on, for one test."""

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import math
-import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -215,8 +214,3 @@ def _entry(token: str, chosen: float, other: float) -> dict[str, Any]:
 
 async def _event(response: web.StreamResponse, value: dict[str, Any]) -> None:
     await response.write(b"data: " + json.dumps(value).encode() + b"\n\n")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])

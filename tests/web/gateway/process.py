@@ -14,8 +14,8 @@ import httpx
 import pytest
 from django.conf import settings
 
+from stillhouse.embedded.home import reserve_port
 from tests.waiting import wait_for
-from tests.web.gateway.engine import free_port
 from tests.web.gateway.house import gateway_config
 
 ALONE = "stillhouse.gateway.asgi:application"
@@ -32,7 +32,7 @@ class Server:
 @contextmanager
 def uvicorn(application: str = ALONE, **environment: str) -> Iterator[Server]:
     """The application on the test database, answering."""
-    port = free_port()
+    port = reserve_port()
     command = [sys.executable, "-m", "uvicorn", application, "--app-dir", "platform", "--host", "127.0.0.1"]
     options = ["--port", str(port), "--http", "stillhouse.gateway.protocol:LimitedHttp", "--no-access-log"]
     variables = {**os.environ, "DATABASE_URL": gateway_config().database_url, **environment}
