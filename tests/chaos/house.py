@@ -131,7 +131,8 @@ class House:
 
     @contextlib.contextmanager
     def slow_trainers(self) -> Iterator[None]:
-        """Trainers work for a fifth of the time: a run outlasts a long fault, and others have the cores."""
+        """Trainers that have begun work for a fifth of the time: a run outlasts a long fault, and others have
+        the cores."""
         over = threading.Event()
 
         def pace() -> None:

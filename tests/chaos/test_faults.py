@@ -110,8 +110,8 @@ def test_postgres_away_for_less_than_the_lease(house: House, world: World) -> No
 @pytest.mark.chaos
 def test_postgres_away_for_longer_than_the_lease(house: House, world: World) -> None:
     run = house.start_run(world, epochs=100)
+    house.checkpointed(run)
     with house.slow_trainers():
-        house.checkpointed(run)
         house.hit()
         with house.database.away():
             time.sleep(LEASE_SECONDS * 1.5)
@@ -127,8 +127,8 @@ def test_postgres_away_for_half_a_minute_and_for_a_minute_and_a_half(house: Hous
     house.kill("web", "keeper")
     house.ensure()
     run = house.start_run(world, epochs=100, rows=120)
+    house.checkpointed(run)
     with house.slow_trainers():
-        house.checkpointed(run)
         with house.database.away():
             time.sleep(30)
         house.training(run, step=house.job(run).step)

@@ -92,8 +92,8 @@ def test_the_disk_of_postgres_is_full(house: House, world: World) -> None:
     With room again, and started again as the supervisor or the container's restart do, everything goes on."""
     with small_disk_of_postgres(house) as disk:
         run = house.start_run(world, epochs=100, rows=80)
+        house.checkpointed(run)
         with house.slow_trainers():
-            house.checkpointed(run)
             house.hit_now()
             fill(disk / "filler")
             time.sleep(LEASE_SECONDS * 1.5)
