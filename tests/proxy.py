@@ -7,6 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 PIECE = 64 * 1024
+STARTING = (
+    b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: 19\r\n\r\n404 page not found\n"
+)
+"""What some reverse proxies answer while what is behind them starts."""
+SORRY = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 28\r\n\r\n<p>Back in a few minutes.</p>"
+)
+"""What others show meanwhile."""
 
 
 class Proxy:

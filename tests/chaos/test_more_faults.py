@@ -207,6 +207,17 @@ def test_the_store_away_at_the_finish(house: House, world: World) -> None:
     assert len(house.check_success(run)) == 1
 
 
+def test_the_store_away_for_a_minute_at_the_finish(house: House, world: World) -> None:
+    """The work is done: a worker waits with it."""
+    run = house.start_run(world, epochs=8)
+    house.training(run)
+    house.hit()
+    with house.store.away():
+        wait_for(lambda: house.job(run).phase == "uploading", PATIENCE)
+        time.sleep(60)
+    assert len(house.check_success(run)) == 1
+
+
 def test_a_trainer_stopped_for_a_moment_only(house: House, world: World) -> None:
     """Shorter than any limit: nobody is to notice."""
     run = house.start_run(world)

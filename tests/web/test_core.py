@@ -3,9 +3,12 @@
 import io
 import json
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import pytest
 from django.core.management import call_command
+from pytest_django.fixtures import Settings
+from urllib3.exceptions import ProtocolError
 
 from stillhouse.catalog.models import BaseModel
 from stillhouse.core import blobs
@@ -14,6 +17,7 @@ from stillhouse.core.ids import new_id
 from stillhouse.core.pending import Holder
 from stillhouse.core.secrets import derived_key, digest, same
 from stillhouse.core.text import clean_name, storable, storable_json
+from tests.proxy import SORRY, STARTING, Proxy
 from tests.world import put, sha256
 
 
@@ -57,6 +61,24 @@ def test_a_blob_is_kept_once_and_read_back() -> None:
     assert blobs.put(b"kept") == blob and blob.sha256 == sha256(b"kept")
     assert b"".join(blobs.read(blob.sha256)) == b"kept"
     assert not blobs.exists("0" * 64)
+
+
+@pytest.mark.parametrize("page", [STARTING, SORRY], ids=["not found", "sorry"])
+def test_a_page_in_the_place_of_the_store_says_nothing_of_an_object(
+    settings: Settings, request: pytest.FixtureRequest, page: bytes
+) -> None:
+    """Neither that it is there, nor that it is not, nor that it is removed."""
+    blob = blobs.put(b"kept")
+    front = Proxy(urlsplit(settings.S3_ENDPOINT).port or 0)
+    request.addfinalizer(front.close)
+    request.addfinalizer(blobs.store.cache_clear)
+    settings.S3_ENDPOINT = f"http://127.0.0.1:{front.port}"
+    blobs.store.cache_clear()
+    with front.answering(page):
+        for ask in (blobs.exists, blobs.remove, blobs.staged_size, lambda key: next(blobs.read(key))):
+            with pytest.raises(ProtocolError, match="in front of the store"):
+                ask(blob.sha256)
+    assert blobs.exists(blob.sha256)
 
 
 @pytest.mark.django_db

@@ -22,6 +22,7 @@ from workers.contract import (
 )
 
 Reply = tuple[int, Message | None]
+JSON = "application/json"
 
 
 @dataclass
@@ -113,7 +114,7 @@ def _handler(platform: PlatformStandIn) -> type[BaseHTTPRequestHandler]:
                     {"name": file["name"], "url": f"{platform.url}/store/{prefix}{file['name']}"}
                     for file in body["files"]
                 ]
-                self._send(200, json.dumps({"uploads": grants}).encode())
+                self._send(200, json.dumps({"uploads": grants}).encode(), JSON)
             elif call == "hello":
                 platform.hellos.append(body)
                 refusal = platform.hello_refusal
@@ -138,7 +139,7 @@ def _handler(platform: PlatformStandIn) -> type[BaseHTTPRequestHandler]:
             platform.downloads += 1
             content = platform.objects.get(urlsplit(self.path).path.removeprefix("/store/"))
             if content is None:
-                self._send(404, b"")
+                self._send(404, b"<Error><Code>NoSuchKey</Code></Error>", "application/xml")
                 return
             start = (
                 int(self.headers["range"].removeprefix("bytes=").removesuffix("-"))
@@ -147,6 +148,7 @@ def _handler(platform: PlatformStandIn) -> type[BaseHTTPRequestHandler]:
             )
             self.send_response(206 if start else 200)
             self.send_header("content-length", str(len(content) - start))
+            self.send_header("etag", '"0"')
             self.end_headers()
             end = start + platform.cut_downloads_at if platform.cut_downloads_at else len(content)
             self.wfile.write(content[start:end])
@@ -163,10 +165,12 @@ def _handler(platform: PlatformStandIn) -> type[BaseHTTPRequestHandler]:
             return self.rfile.read(int(self.headers["content-length"]))
 
         def _reply(self, status: int, message: Message | None) -> None:
-            self._send(status, message.model_dump_json().encode() if message else b"{}")
+            self._send(status, message.model_dump_json().encode() if message else b"{}", JSON)
 
-        def _send(self, status: int, content: bytes) -> None:
+        def _send(self, status: int, content: bytes, kind: str = "application/octet-stream") -> None:
             self.send_response(status)
+            self.send_header("content-type", kind)
+            self.send_header("etag", '"0"')
             self.send_header("content-length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

@@ -38,7 +38,7 @@ def newest_step(out: Path) -> int | None:
     return max(steps, default=None)
 
 
-def restore(claim: ClaimAnswer, job_folder: Path, check: Callable[[], None]) -> bool:
+def restore(claim: ClaimAnswer, job_folder: Path, check: Callable[[], None], patience: float) -> bool:
     """Leave in `out` what this attempt may go on from; returns whether there is anything.
 
     Where the work begins anew, what earlier attempts left is removed. Otherwise the newest checkpoint counts:
@@ -55,7 +55,7 @@ def restore(claim: ClaimAnswer, job_folder: Path, check: Callable[[], None]) -> 
     _remove_damaged(out)
     here, stored = newest_step(out), claim.checkpoint
     if stored is not None and (here is None or stored.step > here):
-        _fetch(claim, out / FOLDER, check)
+        _fetch(claim, out / FOLDER, check, patience)
     return newest_step(out) is not None
 
 
@@ -78,7 +78,7 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _fetch(claim: ClaimAnswer, folder: Path, check: Callable[[], None]) -> None:
+def _fetch(claim: ClaimAnswer, folder: Path, check: Callable[[], None], patience: float) -> None:
     assert claim.checkpoint is not None
     partial = folder / ".fetched"
     shutil.rmtree(partial, ignore_errors=True)
@@ -87,7 +87,13 @@ def _fetch(claim: ClaimAnswer, folder: Path, check: Callable[[], None]) -> None:
         for file in claim.checkpoint.files:
             try:
                 download(
-                    client, file.url, partial / file.name, size=file.size, sha256=file.sha256, check=check
+                    client,
+                    file.url,
+                    partial / file.name,
+                    size=file.size,
+                    sha256=file.sha256,
+                    check=check,
+                    patience=patience,
                 )
             except TransferError as error:
                 if error.code not in ("checksum_mismatch", "size_mismatch", "object_missing"):

@@ -35,7 +35,7 @@ from workers.runtime.process import Child
 from workers.runtime.reporter import Reporter
 from workers.runtime.settings import WorkerSettings
 from workers.wire.api import Refused, Unreachable, growing_pauses
-from workers.wire.transfer import TransferError, download, make_client, sha256_of, upload
+from workers.wire.transfer import TransferError, download, make_client, pause, sha256_of, upload
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,8 @@ FINISH_PATIENCE = 600.0
 """Seconds to keep trying to deliver an outcome. A stale token ends it sooner, so a long wait does no harm."""
 LAST_WORD = 5.0
 """The same when the worker is being stopped: the platform notices the rest by the lease."""
-UPLOAD_TRIES = 6
+STORE_PATIENCE = 600.0
+"""Seconds to wait for an object store that is away: work of hours is worth more than a worker's minutes."""
 LISTEN = 0.2
 
 
@@ -159,7 +160,7 @@ class Attempt:
         out = folder / "out"
         if claim.checkpoint is not None:
             self.tracker.phase("downloading", f"Fetching the checkpoint at step {claim.checkpoint.step}.")
-        resume = restore(claim, folder, reporter.check)
+        resume = restore(claim, folder, lambda: self._check(reporter), STORE_PATIENCE)
         job = ChildJob(
             kind=claim.kind,
             spec=claim.spec,
@@ -190,8 +191,20 @@ class Attempt:
                 self.tracker.phase("downloading", f"Fetching {file.name} ({file.size:,} bytes).")
                 target = Path(job.inputs[file.name])
                 self.digests[file.name] = download(
-                    client, file.url, target, size=file.size, sha256=file.sha256, check=reporter.check
+                    client,
+                    file.url,
+                    target,
+                    size=file.size,
+                    sha256=file.sha256,
+                    check=lambda: self._check(reporter),
+                    patience=STORE_PATIENCE,
                 )
+
+    def _check(self, reporter: Reporter) -> None:
+        """While there is nothing to keep yet: raise if the job is not ours any more, or this worker stops."""
+        reporter.check()
+        if self.stopping.is_set():
+            raise _stopped()
 
     def _run_child(self, reporter: Reporter) -> None:
         """Run the child to its end and pass on what it says and what the platform answers."""
@@ -245,7 +258,7 @@ class Attempt:
         child.tell("cancel")
         child.wait(STOP_GRACE)
         checkpoints.flush(STORE_GRACE)
-        raise JobFailed("worker_stopped", "The worker was stopped; the job goes on from its last checkpoint.")
+        raise _stopped()
 
     def _judge(self, status: int) -> None:
         """Raise for every end of the child that is not a result."""
@@ -299,16 +312,20 @@ class Attempt:
 
     def _upload_one(self, client: httpx.Client, source: Path, file: OutputFile, reporter: Reporter) -> None:
         """A fresh grant for every try: what failed may be the old one, expired."""
-        for number, pause in enumerate(growing_pauses(first=1.0), start=1):
+        deadline = time.monotonic() + STORE_PATIENCE
+        for seconds in growing_pauses(first=1.0):
             grant = self.client.grant(self.claim.job, self.claim.token, file)
             try:
                 upload(client, grant.url, source, check=reporter.check_fence)
                 return
             except TransferError as error:
                 log.warning("job %s: %s", self.claim.job, error)
-                if number == UPLOAD_TRIES:
+                if time.monotonic() + seconds > deadline:
                     raise
-            time.sleep(pause)
+            if self.stopping.is_set():
+                raise _stopped()
+            self.tracker.phase("uploading", f"The object store does not take {file.name} yet; trying again.")
+            pause(seconds, reporter.check_fence)
 
     def _finish(self, request: FinishRequest) -> None:
         """Tell the platform; then forget the folder, unless another attempt can go on from it."""
@@ -329,6 +346,10 @@ class Attempt:
         ours = request.failure is not None and request.failure.fault == "platform"
         if not ours and not self.checkpoint_only_here:
             self.folder.remove()
+
+
+def _stopped() -> JobFailed:
+    return JobFailed("worker_stopped", "The worker was stopped; the job goes on from its last checkpoint.")
 
 
 def _output(path: Path) -> OutputFile:

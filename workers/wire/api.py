@@ -19,12 +19,10 @@ TIMEOUT_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
-BUSY = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_EARLY, httpx.codes.TOO_MANY_REQUESTS)
-"""4xx that a proxy may give and that another try may cure."""
 
 
 class Refused(Exception):
-    """The platform answered 4xx: it understood, and said no. Not retried."""
+    """The platform itself answered 4xx: it understood, and said no. Not retried."""
 
     def __init__(self, refusal: Refusal, status: int) -> None:
         super().__init__(f"{refusal.code}: {refusal.message}")
@@ -37,7 +35,8 @@ class Refused(Exception):
 
 
 class Unreachable(Exception):
-    """The platform did not answer, or answered 5xx, for as long as the caller had patience."""
+    """The platform did not answer, or answered 5xx, or something in front of it answered in its place, for as
+    long as the caller had patience."""
 
 
 class NoRoom(Unreachable):
@@ -61,7 +60,7 @@ class PlatformAPI:
     def post(self, path: str, message: Message, answer: type[Answer], *, patience: float = 0.0) -> Answer:
         """POST `message`; retry for up to `patience` seconds while the platform is away. 0 tries once.
 
-        Raises Refused on 4xx and Unreachable on everything that another try may cure.
+        Raises Refused on the platform's 4xx and Unreachable on everything that another try may cure.
         """
         content = self._send(path, message, patience)
         try:
@@ -102,12 +101,13 @@ class PlatformAPI:
             )
         except httpx.HTTPError as error:
             raise Unreachable(f"POST {path}: no answer ({type(error).__name__})") from error
-        if response.is_success:
+        if response.is_success and _is_ours(response):
             return response.content
-        if response.is_client_error and response.status_code not in BUSY:
-            raise Refused(_read_refusal(response), response.status_code)
+        if response.is_client_error and (refusal := _read_refusal(response)) is not None:
+            raise Refused(refusal, response.status_code)
         failure = NoRoom if response.status_code == httpx.codes.INSUFFICIENT_STORAGE else Unreachable
-        raise failure(f"POST {path}: the platform answered {response.status_code}")
+        who = "the platform" if response.is_server_error else "something in front of the platform"
+        raise failure(f"POST {path}: {who} answered {response.status_code}")
 
 
 def growing_pauses(first: float = FIRST_PAUSE, longest: float = LONGEST_PAUSE) -> Iterator[float]:
@@ -118,12 +118,15 @@ def growing_pauses(first: float = FIRST_PAUSE, longest: float = LONGEST_PAUSE) -
         pause = min(pause * 2, longest)
 
 
-def _read_refusal(response: httpx.Response) -> Refusal:
-    """The refusal in a 4xx answer; one made up from the status when a proxy wrote the answer."""
+def _is_ours(response: httpx.Response) -> bool:
+    """Whether the platform gave this answer of 2xx, and not a proxy that shows a page of its own."""
+    is_json = response.headers.get("content-type", "").startswith("application/json")
+    return is_json or response.status_code == httpx.codes.NO_CONTENT
+
+
+def _read_refusal(response: httpx.Response) -> Refusal | None:
+    """The refusal in a 4xx answer; None where a proxy wrote it, as some do while the platform starts."""
     try:
         return Refusal.model_validate_json(response.content)
     except ValidationError:
-        code = response.status_code
-        return Refusal(
-            code="bad_request", message=f"The platform's address answered {code} without saying why."
-        )
+        return None

@@ -20,12 +20,14 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 UPLOAD_PIECE = 1024 * 1024
-TRIES = 6
-"""Tries in a row without a single new byte before a transfer gives up."""
+PATIENCE = 30.0
+"""Seconds without a single new byte before a download gives up, unless the caller has more time."""
 GONE_STATUS = {404, 410}
 """The object is not there."""
 GIVE_UP_STATUS = {400, 401, 403}
 """Answers that the same URL will give again: an expired signature, say."""
+ERROR_BYTES = 4096
+"""A store says within these what is wrong."""
 
 
 class TransferError(Exception):
@@ -68,19 +70,20 @@ def download(
     size: int,
     sha256: Sha256 | None,
     check: Callable[[], None] = never,
+    patience: float = PATIENCE,
 ) -> Sha256:
     """Fetch `url` to `target`, which appears only when its size and sha256 are right; returns its sha256.
 
     Without an expected `sha256` the digest is only taken.
 
     `check` is called between pieces and may raise to stop. A file already there and right is kept.
-    Raises TransferError.
+    Raises TransferError, for an absent store after `patience` seconds without a new byte.
     """
     if sha256 and target.is_file() and target.stat().st_size == size and sha256_of(target) == sha256:
         return sha256
     partial = target.with_name(target.name + ".partial")
     try:
-        digest = _fetch(client, url, partial, size, check)
+        digest = _fetch(client, url, partial, size, check, patience)
         if sha256 is not None and digest != sha256:
             raise TransferError(
                 "checksum_mismatch",
@@ -94,9 +97,11 @@ def download(
             partial.unlink()
 
 
-def _fetch(client: httpx.Client, url: str, partial: Path, size: int, check: Callable[[], None]) -> str:
+def _fetch(
+    client: httpx.Client, url: str, partial: Path, size: int, check: Callable[[], None], patience: float
+) -> str:
     """Write exactly `size` bytes to `partial` over as many connections as it takes; return their sha256."""
-    hasher, done, failures = hashlib.sha256(), 0, 0
+    hasher, done, progress = hashlib.sha256(), 0, time.monotonic()
     pauses = growing_pauses()
     with partial.open("wb") as file:
         while True:
@@ -114,13 +119,16 @@ def _fetch(client: httpx.Client, url: str, partial: Path, size: int, check: Call
                 if done == size:
                     return hasher.hexdigest()
                 reason = f"the line ended after {done} of {size} bytes"
+            except httpx.HTTPStatusError as error:
+                reason = f"the object store's address answered {error.response.status_code}"
             except httpx.HTTPError as error:
                 reason = type(error).__name__
-            failures, pauses = (0, growing_pauses()) if done > before else (failures + 1, pauses)
-            if failures >= TRIES:
+            if done > before:
+                progress, pauses = time.monotonic(), growing_pauses()
+            if time.monotonic() - progress > patience:
                 raise TransferError("download_failed", f"{partial.stem} could not be downloaded: {reason}.")
             log.warning("download of %s: %s; trying again", partial.stem, reason)
-            _pause(next(pauses), check)
+            pause(next(pauses), check)
 
 
 def _pieces(client: httpx.Client, url: str, start: int) -> Iterator[bytes]:
@@ -129,13 +137,17 @@ def _pieces(client: httpx.Client, url: str, start: int) -> Iterator[bytes]:
     if start:
         headers["range"] = f"bytes={start}-"
     with client.stream("GET", url, headers=headers) as response:
-        if response.status_code in GONE_STATUS:
-            raise TransferError("object_missing", "The object store does not have the object to download.")
-        if response.status_code in GIVE_UP_STATUS:
+        if response.status_code in GONE_STATUS | GIVE_UP_STATUS and _is_refusal(response):
+            if response.status_code in GONE_STATUS:
+                raise TransferError(
+                    "object_missing", "The object store does not have the object to download."
+                )
             raise TransferError(
                 "download_refused", f"The object store answered {response.status_code} to a download."
             )
         response.raise_for_status()
+        if not _is_of_store(response):
+            raise httpx.RemoteProtocolError("something in front of the object store answered")
         if start and response.status_code != httpx.codes.PARTIAL_CONTENT:
             raise TransferError(
                 "download_failed", "The object store cannot resume a download that broke off."
@@ -157,11 +169,22 @@ def upload(client: httpx.Client, url: str, source: Path, *, check: Callable[[], 
         raise TransferError(
             "upload_failed", f"{source.name} could not be uploaded: {type(error).__name__}."
         ) from error
-    if not response.is_success:
+    if not response.is_success or not _is_of_store(response):
         raise TransferError(
             "upload_failed",
             f"The object store answered {response.status_code} to the upload of {source.name}.",
         )
+
+
+def _is_refusal(response: httpx.Response) -> bool:
+    """Whether the store itself gave this error, in the form of S3. A proxy in front of it answers 404, too,
+    while the store starts: that says nothing of the object."""
+    return b"<Code>" in next(response.iter_bytes(ERROR_BYTES), b"")
+
+
+def _is_of_store(response: httpx.Response) -> bool:
+    """Whether the store gave this answer of 2xx, and not a proxy: S3 names the object's ETag."""
+    return "etag" in response.headers
 
 
 def _read_pieces(file: BinaryIO, check: Callable[[], None]) -> Iterator[bytes]:
@@ -170,7 +193,7 @@ def _read_pieces(file: BinaryIO, check: Callable[[], None]) -> Iterator[bytes]:
         yield piece
 
 
-def _pause(seconds: float, check: Callable[[], None]) -> None:
+def pause(seconds: float, check: Callable[[], None]) -> None:
     """Sleep, but notice within half a second that `check` wants to stop."""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:

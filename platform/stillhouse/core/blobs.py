@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from io import BytesIO
 from itertools import count
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import urllib3
@@ -21,6 +21,7 @@ from minio import Minio
 from minio.commonconfig import ComposeSource, CopySource
 from minio.datatypes import Part
 from minio.error import S3Error
+from urllib3.exceptions import ProtocolError
 
 from stillhouse.core.errors import UserError
 from stillhouse.core.pending import Holder, undisturbed
@@ -57,9 +58,25 @@ def blob_key(sha256: str) -> str:
     return f"sha256/{sha256[:2]}/{sha256}"
 
 
+class _Pool(urllib3.PoolManager):
+    """Takes no proxy's page for an answer of the store: 200 would be a receipt, 404 a missing object."""
+
+    def urlopen(  # type: ignore[override]  # as the one of urllib3 is
+        self, method: str, url: str, redirect: bool = True, **more: Any
+    ) -> urllib3.BaseHTTPResponse:
+        response = super().urlopen(method, url, redirect, **more)
+        is_text = response.headers.get("content-type", "").startswith(("text/html", "text/plain"))
+        if (
+            is_text and "etag" not in response.headers
+        ):  # errors of S3 are XML; objects of any type have an ETag
+            response.release_conn()
+            raise ProtocolError(f"{response.status} with a page: something in front of the store answered")
+        return response
+
+
 def _client(endpoint: str) -> Minio:
     parts = urlsplit(endpoint)
-    pool = urllib3.PoolManager(
+    pool = _Pool(
         timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
         retries=urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
         maxsize=16,

@@ -34,13 +34,13 @@ def write_checkpoint(folder: Path, step: int) -> Path:
 def test_a_torn_checkpoint_on_the_disk_falls_back_to_the_one_before(tmp_path: Path, torn: str) -> None:
     write_checkpoint(tmp_path, 2)
     os.truncate(write_checkpoint(tmp_path, 4) / torn, 5)
-    assert restore(CLAIM, tmp_path, lambda: None)
+    assert restore(CLAIM, tmp_path, lambda: None, 0)
     assert newest_step(tmp_path / "out") == 2
 
 
 def test_a_checkpoint_without_its_files_is_none(tmp_path: Path) -> None:
     (write_checkpoint(tmp_path, 3) / "lora.safetensors").unlink()
-    assert not restore(CLAIM, tmp_path, lambda: None)
+    assert not restore(CLAIM, tmp_path, lambda: None, 0)
 
 
 @pytest.fixture

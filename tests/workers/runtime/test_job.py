@@ -272,6 +272,46 @@ def test_a_line_that_keeps_breaking_only_slows_the_download(
     assert platform.downloads == 3
 
 
+def test_a_result_waits_for_the_store(platform: PlatformStandIn, settings: WorkerSettings) -> None:
+    platform.claimed("validate", ValidateSpec(), {"data": ROW})
+    statuses = iter([503, 403])
+    platform.put_status = lambda name: next(statuses, 200)
+    run(settings)
+    assert platform.finishes[0]["result"]["valid"] == 1 and list(platform.stored) == ["rows.parquet"]
+    assert any("does not take rows.parquet yet" in report["message"] for report in platform.reports)
+
+
+def test_a_worker_that_waits_for_the_store_can_be_stopped(
+    platform: PlatformStandIn, settings: WorkerSettings
+) -> None:
+    """Its work is done, and stays on its disk for the next attempt."""
+    platform.claimed("validate", ValidateSpec(), {"data": ROW})
+    stopping = threading.Event()
+
+    def status(_: str) -> int:
+        stopping.set()
+        return 503
+
+    platform.put_status = status
+    run(settings, stopping)
+    assert platform.finishes[0]["failure"]["code"] == "worker_stopped"
+    assert (settings.work_dir / "jobs" / "job-1" / "out" / "rows.parquet").is_file()
+
+
+def test_a_job_whose_result_waits_for_the_store_can_be_cancelled(
+    platform: PlatformStandIn, settings: WorkerSettings
+) -> None:
+    platform.claimed("validate", ValidateSpec(), {"data": ROW})
+
+    def status(_: str) -> int:
+        platform.report = lambda report: (200, ReportAnswer(action="cancel"))
+        return 503
+
+    platform.put_status = status
+    run(settings)
+    assert platform.finishes[0]["cancelled"]
+
+
 def test_an_unknown_base_names_the_worker(platform: PlatformStandIn, settings: WorkerSettings) -> None:
     for base in ("no-such-base", "../bases", ""):
         platform.claimed("train", TrainSpec(base=base), {"data": ROW})
