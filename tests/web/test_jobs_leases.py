@@ -17,7 +17,7 @@ from stillhouse.jobs.actions import (
 )
 from stillhouse.jobs.claiming import Claimed, claim_job
 from stillhouse.jobs.errors import Refused
-from stillhouse.jobs.models import Job, Outbox
+from stillhouse.jobs.models import Checkpoint, Job, Outbox
 from tests.registry import at_once
 from tests.web.attempts import OURS, claimed, failure_of, lose, queued, refusal, report
 from tests.world import World
@@ -57,6 +57,27 @@ def test_a_worker_lost_three_times_fails_the_job(world: World) -> None:
     assert job.state == "failed" and failure_of(job).code == "worker_lost" and job.finished_at
     assert "failure 3 of 3" in failure_of(job).message
     assert refusal(lambda: claim_job(job_id=job.pk, worker="w")) == "not_claimable"
+
+
+def test_failures_count_from_the_last_attempt_that_got_far(world: World) -> None:
+    """A run of days meets more than three faults; what leaves no checkpoint is given up all the same."""
+    job = queued(world)
+
+    def lost_after_hours(attempt: int, *, kept: bool) -> str:
+        claim_job(job_id=job.pk, worker="worker-1")
+        Job.objects.filter(pk=job.pk).update(started_at=Now() - timedelta(hours=2))
+        if kept:
+            Checkpoint.objects.create(job=job, attempt=attempt, step=attempt * 100, files=[])
+        lose(job)
+        reap_lost_leases()
+        job.refresh_from_db()
+        return failure_of(job).message
+
+    for attempt in (1, 2, 3, 4):
+        assert "failure 1 of 3" in lost_after_hours(attempt, kept=True)
+        assert job.state == "queued"
+    assert "failure 2 of 3" in lost_after_hours(5, kept=False)
+    assert "failure 3 of 3" in lost_after_hours(6, kept=False) and job.state == "failed"
 
 
 def test_a_stale_token_is_refused_everywhere(world: World) -> None:

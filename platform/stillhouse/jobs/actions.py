@@ -42,6 +42,8 @@ SLOW_STORE = 10 * 1024**2
 """Bytes a second that the object store gives at the least."""
 PAUSE_PATIENCE = timedelta(seconds=120)
 """How long a pause waits for the checkpoint it asked for; then the job goes back with the one before."""
+LONG_ATTEMPT = timedelta(hours=1)
+"""One that worked for longer, and left a checkpoint, got far."""
 Action = Literal["continue", "checkpoint", "cancel"]
 
 
@@ -214,7 +216,7 @@ def _fail(job: Job, failure: JobFailure, *, outcome: Literal["failed", "lost"]) 
     handed_back = failure.code == _STOPPED.code
     blameless = handed_back or damaged
     body: dict[str, Any] = {**failure.model_dump(), "message": storable(failure.message)}
-    failures = job.failures + (0 if blameless else 1)
+    failures = job.failures if blameless else _failures_with_this(job)
     changes = {"failures": failures, "token_digest": "" if outcome == "lost" else job.token_digest}
     close_attempt(job, "handed_back" if handed_back else outcome, failure)
     if failure.fault == "user":
@@ -232,6 +234,15 @@ def _fail(job: Job, failure: JobFailure, *, outcome: Literal["failed", "lost"]) 
         )
         ring_later(job)
         notify(JOBS, job.pk)
+
+
+def _failures_with_this(job: Job) -> int:
+    """Counted from the last attempt that got far: a run of days meets more than three faults, and what fails
+    again and again at one place does not get far."""
+    got_far = Checkpoint.objects.filter(
+        job=job, attempt=job.attempt, dropped_at=None, job__started_at__lt=Now() - LONG_ATTEMPT
+    )
+    return 1 if got_far.exists() else job.failures + 1
 
 
 def _pause_after(failures: int) -> timedelta:
@@ -289,7 +300,7 @@ def _stale(job_id: str) -> Refused:
 
 
 def _lost(job: Job) -> JobFailure:
-    tries = f"failure {job.failures + 1} of {job.max_attempts}"
+    tries = f"failure {_failures_with_this(job)} of {job.max_attempts}"
     return JobFailure(
         fault="platform",
         code="worker_lost",

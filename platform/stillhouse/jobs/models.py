@@ -52,7 +52,8 @@ class Job(models.Model):
     attempt = models.PositiveIntegerField(default=0)
     max_attempts = models.PositiveIntegerField(default=3)
     failures = models.PositiveIntegerField(default=0, db_default=0)
-    """Attempts that ended by a fault of ours since a person last queued it, up to `max_attempts`."""
+    """Attempts that ended by a fault of ours since a person last queued it, or since one got far (that one
+    included), up to `max_attempts`."""
     beginning = models.PositiveIntegerField(default=1, db_default=1)
     """The attempt that the work counts from: what earlier ones left is not gone on from."""
     resumed_step = models.PositiveIntegerField(default=0, db_default=0)
