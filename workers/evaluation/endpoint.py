@@ -144,6 +144,8 @@ class Endpoint:
             response = await self._client.post(self._url, json=body)
         except httpx.HTTPError as error:
             raise _Busy(f"no answer ({type(error).__name__})") from error
+        if response.status_code < 500 and not _is_json(response):
+            raise _Busy(f"something in front of it answered {response.status_code}", _retry_after(response))
         if (
             response.status_code == HTTPStatus.BAD_REQUEST
             and "logprobs" in body
@@ -156,6 +158,11 @@ class Endpoint:
         if response.is_success:
             return _read(response)
         raise _problem(model, response)
+
+
+def _is_json(response: httpx.Response) -> bool:
+    """A proxy's page, shown while what is behind it starts, says nothing of a model or a row."""
+    return response.headers.get("content-type", "").startswith("application/json")
 
 
 def _read(response: httpx.Response) -> Answer:

@@ -50,7 +50,8 @@ def endpoint() -> Iterator[StandIn]:
             status, headers, body = stand_in.answer(request)
             payload = json.dumps(body).encode()
             self.send_response(status)
-            for name, value in {**headers, "content-length": str(len(payload))}.items():
+            own = {"content-type": "application/json", "content-length": str(len(payload))}
+            for name, value in {**own, **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(payload)
@@ -201,6 +202,22 @@ def test_one_prompt_the_engine_refuses_is_a_wrong_answer(
     assert summary.adapter.exact == 2
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
     assert rows[1]["adapter"]["finish_reason"] == "refused"
+
+
+@pytest.mark.parametrize("status", [200, 400, 404])
+def test_a_proxy_s_page_is_no_answer(endpoint: StandIn, data: Path, tmp_path: Path, status: int) -> None:
+    """It is shown while what is behind it starts: the row is asked again, and no wrong answer."""
+    pages = iter([(status, {"content-type": "text/html", "retry-after": "0"}, "Back in a few minutes.")])
+
+    def answer(request: dict[str, object]) -> Reply:
+        is_shown = request["model"] != "base" and "Clause 1" in str(request)
+        return (next(pages, None) if is_shown else None) or clever(request)
+
+    endpoint.answer = answer
+    prompts = read_prompts(data, split=None, max_rows=3, think=THINK)
+    summary = evaluate(spec(endpoint), prompts, out=tmp_path)
+    assert summary.adapter.exact == 3
+    assert next(pages, None) is None, "the page was shown"
 
 
 def test_a_truncated_think_block_is_never_graded(endpoint: StandIn, data: Path, tmp_path: Path) -> None:
