@@ -15,6 +15,8 @@ from django.core.asgi import get_asgi_application
 from django.db import connections
 from playwright.sync_api import Browser
 
+from tests.proxy import Proxy
+
 if TYPE_CHECKING:
     from tests.e2e.visits import Visit
     from tests.world import World
@@ -49,6 +51,14 @@ def site(transactional_db: None, settings: Any, monkeypatch: pytest.MonkeyPatch)
     yield address
     server.should_exit = server.force_exit = True
     thread.join(timeout=10)
+
+
+@pytest.fixture
+def front(site: str) -> Iterator[Proxy]:
+    """What stands between a browser and the site."""
+    proxy = Proxy(urlsplit(site).port or 80)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from stillhouse.jobs.claiming import claim_job
 from stillhouse.jobs.models import Job
 from stillhouse.training.models import TrainingRun
 from tests.e2e.visits import Visit
+from tests.proxy import SORRY, STARTING, Proxy
 from tests.registry import available_base, data_version, started_run
 from tests.world import World
 from workers.contract import JobFailure, MetricPoint, ReportRequest
@@ -58,6 +59,24 @@ def test_a_run_is_followed_live(erin: Visit, world: World) -> None:
     expect(page.get_by_role("alert")).to_contain_text("Raise max_length.", timeout=10_000)
     expect(page.get_by_role("button", name="Cancel run")).to_be_hidden()
     assert erin.complaints == []
+
+
+@pytest.mark.parametrize("answer", [STARTING, SORRY, b""], ids=["not found", "sorry", "silence"])
+def test_a_page_that_lost_the_platform_says_so_and_finds_it_again(
+    erin: Visit, world: World, front: Proxy, answer: bytes
+) -> None:
+    """A browser does not connect again by itself where a proxy, or an error of ours, answered once."""
+    run = started_run(world.expert)
+    token = claim_job(job_id=run.job_id, worker="worker").token
+    report(run, token, range(1, 11))
+    page = erin.page
+    page.goto(f"http://127.0.0.1:{front.port}/w/acme/runs/{run.pk}/")
+    expect(page.get_by_text("Learning, step 10.")).to_be_visible(timeout=10_000)
+    with front.answering(answer):
+        expect(page.locator("[data-slot=message]")).to_contain_text("No answer since", timeout=15_000)
+    report(run, token, range(11, 13))
+    expect(page.get_by_text("Learning, step 12.")).to_be_visible(timeout=10_000)
+    expect(page.get_by_text("12 of 30")).to_be_visible()
 
 
 def shown(page: Page) -> dict[str, str | None]:

@@ -15,8 +15,9 @@ from stillhouse.jobs.actions import finish_job
 from stillhouse.jobs.claiming import claim_job
 from stillhouse.jobs.models import Job
 from tests.e2e.visits import Visit
+from tests.proxy import SORRY, STARTING, Proxy
 from tests.registry import validation_report
-from tests.world import chat_row, jsonl
+from tests.world import World, chat_row, jsonl
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("stores", "transactional_db")]
 
@@ -42,6 +43,39 @@ def test_a_file_is_uploaded_and_its_report_appears_by_itself(erin: Visit, tmp_pa
     finish_job(job_id=version.job_id, token=token, apply=keep)
     expect(page.get_by_text("Every row can be used.")).to_be_visible(timeout=10_000)
     assert erin.complaints == []
+
+
+@pytest.mark.parametrize("answer", [STARTING, SORRY], ids=["not found", "sorry"])
+def test_a_report_is_waited_for_while_the_platform_is_away(
+    erin: Visit, world: World, front: Proxy, answer: bytes
+) -> None:
+    version = world.dataset(rows=[chat_row("Question", "Answer")])
+    page = erin.page
+    page.goto(
+        f"http://127.0.0.1:{front.port}/w/acme/datasets/{version.dataset_id}/versions/{version.number}/"
+    )
+    checking = page.get_by_text("Checking every row…")
+    expect(checking).to_be_visible()
+    with front.answering(answer):
+        expect(page.get_by_role("alert")).to_contain_text("goes on by itself", timeout=10_000)
+        expect(checking).to_be_visible()
+    expect(page.get_by_role("alert")).to_be_hidden(timeout=10_000)
+    with front.away():
+        expect(page.get_by_role("alert")).to_contain_text("goes on by itself", timeout=10_000)
+    record_report(version=version, report=validation_report(valid=1, with_reasoning=0))
+    expect(page.get_by_text("Every row can be used.")).to_be_visible(timeout=10_000)
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_a_page_left_open_asks_for_a_sign_in(erin: Visit, world: World) -> None:
+    """Its parts ask by themselves; none of them is to become the form."""
+    version = world.dataset(rows=[chat_row("Question", "Answer")])
+    page = erin.page
+    page.goto(f"/w/acme/datasets/{version.dataset_id}/versions/{version.number}/")
+    expect(page.get_by_text("Checking every row…")).to_be_visible()
+    erin.context.clear_cookies()
+    page.wait_for_url(f"**/accounts/login/?next=/w/acme/datasets/{version.dataset_id}/versions/1/")
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
 
 
 def test_an_upload_goes_on_after_a_pause_and_a_reload(erin: Visit, tmp_path: Path) -> None:

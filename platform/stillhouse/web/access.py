@@ -49,6 +49,8 @@ def _sign_in_first(request: HttpRequest) -> HttpResponse:
             "next_step": "Reload the page.",
         }
         return JsonResponse({"error": error}, status=401)
+    if is_htmx(request):  # a fragment is not what to come back to: the page around it asks for itself
+        return HttpResponse(status=401, headers={"HX-Refresh": "true"})
     target = request.get_full_path() if request.method == "GET" else "/"
     return redirect_to_login(target)
 

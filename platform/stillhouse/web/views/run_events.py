@@ -26,7 +26,7 @@ from stillhouse.web.access import in_workspace
 
 POLL_SECONDS = 1.0
 SILENCE_SECONDS = 15.0
-"""After this long without news a comment is sent, so that proxies keep the line open."""
+"""After this long without news a word is sent: proxies keep the line open, and the page knows it is whole."""
 LIFE_SECONDS = 600.0
 """Then the stream ends and the browser reconnects: nothing is held for ever."""
 
@@ -71,7 +71,7 @@ def run_events(request: HttpRequest, by: Membership, id: str) -> HttpResponseBas
 
 
 async def _events(job_id: str, cursor: Cursor) -> AsyncIterator[bytes]:
-    """`reset` (the work began anew: forget the curve), `points`, `job` and, last, `end`."""
+    """`reset` (the work began anew: forget the curve), `points`, `job`, `alive` and, last, `end`."""
     await _release_request_thread()
     yield b"retry: 2000\n\n"
     shown: dict[str, Any] = {}
@@ -92,7 +92,7 @@ async def _events(job_id: str, cursor: Cursor) -> AsyncIterator[bytes]:
             return
         if time.monotonic() - spoke > SILENCE_SECONDS:
             spoke = time.monotonic()
-            yield b": still here\n\n"
+            yield b"event: alive\ndata: {}\n\n"
         await asyncio.sleep(POLL_SECONDS)
 
 

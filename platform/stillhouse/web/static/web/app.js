@@ -1,5 +1,6 @@
 // What every page has: theme, dialogs, copy buttons, folds that stay as they were left.
 import Alpine from "./vendor/alpine-csp.esm.min.js";
+import { Trouble, showTrouble } from "./http.js";
 
 Alpine.data("theme", () => ({
   toggle() {
@@ -80,6 +81,39 @@ document.body.addEventListener("htmx:afterSettle", () => {
   }
   typed.clear();
 });
+
+// A proxy's page, shown while the platform starts, takes no part's place. Whoever asks again says so until it is answered.
+let unanswered = false; // a note about it stands among the messages
+const isOurs = (xhr) => xhr.getResponseHeader("Content-Security-Policy") !== null;
+const asksAgain = (element) => element.matches('[hx-trigger^="every"]');
+
+for (const name of ["htmx:sendError", "htmx:timeout"]) {
+  document.body.addEventListener(name, (event) => sayUnanswered(event.detail.requestConfig.elt));
+}
+document.body.addEventListener("htmx:beforeSwap", (event) => {
+  if (isOurs(event.detail.xhr)) return;
+  event.detail.shouldSwap = false;
+  sayUnanswered(event.detail.requestConfig.elt);
+});
+document.body.addEventListener("htmx:afterRequest", (event) => {
+  const { successful, xhr, requestConfig } = event.detail;
+  if (successful && isOurs(xhr)) {
+    if (unanswered) document.getElementById("messages")?.replaceChildren();
+    unanswered = false;
+  } else if (xhr.status && isOurs(xhr) && asksAgain(requestConfig.elt)) {
+    unanswered = true; // an error of ours stands there
+  }
+});
+
+function sayUnanswered(element) {
+  const box = document.getElementById("messages");
+  if (!box || unanswered) return;
+  unanswered = true;
+  showTrouble(box, new Trouble({
+    code: "no_connection", message: "Stillhouse does not answer.",
+    next_step: asksAgain(element) ? "What you see goes on by itself as soon as it does." : "Check your connection and try again.",
+  }));
+}
 
 document.body.addEventListener("htmx:afterRequest", (event) => {
   if (event.detail.successful && event.target.matches("[data-reset-after]")) event.target.reset();

@@ -1,4 +1,4 @@
-// Follows a run over server-sent events: numbers, log and the loss curve. A broken line reconnects where it left off.
+// Follows a run over server-sent events: numbers, log and the loss curve. A broken line goes on where it was.
 import uPlot from "./vendor/uplot.esm.js";
 import { duration } from "./http.js";
 
@@ -7,24 +7,50 @@ const root = document.querySelector("[data-run]");
 const slot = (name) => root.querySelector(`[data-slot="${name}"]`);
 const put = (name, text) => { const place = slot(name); if (place.textContent !== text) place.textContent = text; };
 
+const AGAIN_MS = 3000;
+const HINT_MS = 6000; // a line that ends by itself is back before
+const DEAF_MS = 40000; // the platform has a word every 15 s
+
 const points = new Map(); // step -> loss
 let plot = null;
 let drawAgain = false;
 
 let events = null; // the open line, or null when the run has ended
+let heard = Date.now(); // when the platform said its last word
+let asked = 0; // when the line was asked for
+let cursor = ""; // how far the curve was told
 let begun = 1; // the attempt whose first step the history knows
 let shown = root.dataset.state; // what buttons, notice and history were drawn for
 follow();
+setInterval(watch, 1000);
 // Another page may have it tried again after it ended here.
 document.addEventListener("visibilitychange", () => { if (!document.hidden && !events) follow(); });
 window.addEventListener("pagehide", () => events?.close());
 
 function follow() {
-  events = new EventSource(root.dataset.events);
-  events.addEventListener("reset", () => { points.clear(); draw(); });
-  events.addEventListener("points", (event) => addPoints(JSON.parse(event.data)));
-  events.addEventListener("job", (event) => showJob(JSON.parse(event.data)));
-  events.addEventListener("end", () => { events.close(); events = null; });
+  asked = Date.now();
+  const line = new EventSource(`${root.dataset.events}?after=${cursor}`);
+  const on = (name, act) => line.addEventListener(name, (event) => { heard = Date.now(); act(event); });
+  const told = (name, act) => on(name, (event) => { cursor = event.lastEventId; act(JSON.parse(event.data)); });
+  on("open", () => {});
+  on("alive", () => {});
+  told("reset", () => { points.clear(); draw(); });
+  told("points", addPoints);
+  told("job", showJob);
+  told("end", () => { line.close(); events = null; });
+  events = line;
+}
+
+/** A browser gives a line up for good where a proxy or an error of ours answered once, and waits for ever on a dead one. */
+function watch() {
+  if (!events) return;
+  const silence = Date.now() - heard;
+  const isOpen = events.readyState === EventSource.OPEN;
+  if (isOpen ? silence < DEAF_MS : silence < HINT_MS) return;
+  put("message", `No answer since ${new Date(heard).toLocaleTimeString()}; what you see is from then. Trying again.`);
+  if (Date.now() - asked < (events.readyState === EventSource.CONNECTING ? DEAF_MS : AGAIN_MS)) return;
+  events.close();
+  follow();
 }
 
 function showJob(job) {
