@@ -111,8 +111,9 @@ function sayUnanswered(element) {
   unanswered = true;
   showTrouble(box, new Trouble({
     code: "no_connection", message: "Stillhouse does not answer.",
-    next_step: asksAgain(element) ? "What you see goes on by itself as soon as it does." : "Check your connection and try again.",
+    next_step: asksAgain(element) ? "This page goes on by itself as soon as it does." : "Check your connection and try again.",
   }));
+  box.firstElementChild.classList.add("mb-5");
 }
 
 document.body.addEventListener("htmx:afterRequest", (event) => {
