@@ -47,7 +47,7 @@ function watch() {
   const silence = Date.now() - heard;
   const isOpen = events.readyState === EventSource.OPEN;
   if (isOpen ? silence < DEAF_MS : silence < HINT_MS) return;
-  put("message", `No answer since ${new Date(heard).toLocaleTimeString("en-GB")}; what you see is from then. Trying again.`);
+  put("message", `No answer since ${new Date(heard).toISOString().slice(11, 19)} UTC; what you see is from then. Trying again.`);
   if (Date.now() - asked < (events.readyState === EventSource.CONNECTING ? DEAF_MS : AGAIN_MS)) return;
   events.close();
   follow();
