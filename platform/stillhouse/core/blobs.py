@@ -69,6 +69,7 @@ class _Pool(urllib3.PoolManager):
         if (
             is_text and "etag" not in response.headers
         ):  # errors of S3 are XML; objects of any type have an ETag
+            response.drain_conn()
             response.release_conn()
             raise ProtocolError(f"{response.status} with a page: something in front of the store answered")
         return response
