@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 PIECE = 64 * 1024
 STARTING = (
@@ -18,12 +19,15 @@ SORRY = (
 
 
 class Proxy:
-    """127.0.0.1:`port` in front of 127.0.0.1:`target`."""
+    """In front of a server on this machine: `url` is the server's address by way of the proxy."""
 
-    def __init__(self, target: int) -> None:
-        self.target = target
+    def __init__(self, server: str) -> None:
+        parts = urlsplit(server)
+        assert parts.port, "an address with a port"
+        self.target = parts.port
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._listener.getsockname()[1]
+        self.url = parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{self.port}").geturl()
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._away = False

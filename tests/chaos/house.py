@@ -13,7 +13,6 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 import httpx
 from django.conf import settings
@@ -89,10 +88,10 @@ class House:
     """Objects of tests before this one, whose database is gone."""
 
     def __post_init__(self) -> None:
-        self.database = Proxy(_port(settings.DATABASE_URL))
-        self.broker = Proxy(_port(settings.BROKER_URL))
-        self.store = Proxy(_port(settings.S3_ENDPOINT))
-        self.front = Proxy(self.port)
+        self.database = Proxy(settings.DATABASE_URL)
+        self.broker = Proxy(settings.BROKER_URL)
+        self.store = Proxy(settings.S3_ENDPOINT)
+        self.front = Proxy(self.url)
         """What workers take for the platform."""
         self.queue = f"chaos-{self.port}"
         self.base = make_base(self.folder / "bases" / DEMO_BASE)
@@ -204,22 +203,21 @@ class House:
         return [*app, "--pool", "solo", "--loglevel", "INFO", *quiet]
 
     def _environment(self, name: str) -> dict[str, str]:
-        database = _through(settings.DATABASE_URL, self.database.port)
         shared = {
             "STILLHOUSE_URL": self.url,
-            "BROKER_URL": _through(settings.BROKER_URL, self.broker.port),
+            "BROKER_URL": self.broker.url,
             "WORKER_TOKEN": settings.WORKER_TOKEN,
             "OMP_NUM_THREADS": "1",
         }
         if name.startswith("gpu"):
             bases, work = str(self.folder / "bases"), str(self.folder / name)
             own = {"BASES_DIR": bases, "WORK_DIR": work, "WORKER_NAME": name}
-            own["STILLHOUSE_URL"] = _through(self.url, self.front.port)
+            own["STILLHOUSE_URL"] = self.front.url
             return {**shared, **own, **self.different}
         return {
             **shared,
-            "DATABASE_URL": f"{database.rpartition('/')[0]}/{connection.settings_dict['NAME']}",
-            "S3_ENDPOINT": _through(settings.S3_ENDPOINT, self.store.port),
+            "DATABASE_URL": f"{self.database.url.rpartition('/')[0]}/{connection.settings_dict['NAME']}",
+            "S3_ENDPOINT": self.store.url,
             "LEASE_SECONDS": str(LEASE_SECONDS),
             "REPORT_SECONDS": "0.3",
             "RETRY_SECONDS": "0.5",
@@ -395,13 +393,3 @@ def settings_of(epochs: float) -> dict[str, float]:
 def _post(url: str, form: Mapping[str, Any], *, cookies: dict[str, str]) -> None:
     with contextlib.suppress(httpx.HTTPError):
         httpx.post(url, data=dict(form), cookies=cookies, timeout=20)
-
-
-def _port(url: str) -> int:
-    port = urlsplit(url).port
-    assert port
-    return port
-
-
-def _through(url: str, port: int) -> str:
-    return url.replace(f":{_port(url)}", f":{port}")

@@ -56,7 +56,7 @@ def site(transactional_db: None, settings: Any, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def front(site: str) -> Iterator[Proxy]:
     """What stands between a browser and the site."""
-    proxy = Proxy(urlsplit(site).port or 80)
+    proxy = Proxy(site)
     yield proxy
     proxy.close()
 

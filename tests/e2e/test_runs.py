@@ -70,7 +70,7 @@ def test_a_page_that_lost_the_platform_says_so_and_finds_it_again(
     token = claim_job(job_id=run.job_id, worker="worker").token
     report(run, token, range(1, 11))
     page = erin.page
-    page.goto(f"http://127.0.0.1:{front.port}/w/acme/runs/{run.pk}/")
+    page.goto(f"{front.url}/w/acme/runs/{run.pk}/")
     expect(page.get_by_text("Learning, step 10.")).to_be_visible(timeout=10_000)
     with front.answering(answer):
         expect(page.locator("[data-slot=message]")).to_contain_text("No answer since", timeout=15_000)

@@ -51,9 +51,7 @@ def test_a_report_is_waited_for_while_the_platform_is_away(
 ) -> None:
     version = world.dataset(rows=[chat_row("Question", "Answer")])
     page = erin.page
-    page.goto(
-        f"http://127.0.0.1:{front.port}/w/acme/datasets/{version.dataset_id}/versions/{version.number}/"
-    )
+    page.goto(f"{front.url}/w/acme/datasets/{version.dataset_id}/versions/{version.number}/")
     checking = page.get_by_text("Checking every row…")
     expect(checking).to_be_visible()
     with front.answering(answer):

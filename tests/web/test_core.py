@@ -3,7 +3,6 @@
 import io
 import json
 from datetime import timedelta
-from urllib.parse import urlsplit
 
 import pytest
 from django.core.management import call_command
@@ -69,10 +68,10 @@ def test_a_page_in_the_place_of_the_store_says_nothing_of_an_object(
 ) -> None:
     """Neither that it is there, nor that it is not, nor that it is removed."""
     blob = blobs.put(b"kept")
-    front = Proxy(urlsplit(settings.S3_ENDPOINT).port or 0)
+    front = Proxy(settings.S3_ENDPOINT)
     request.addfinalizer(front.close)
     request.addfinalizer(blobs.store.cache_clear)
-    settings.S3_ENDPOINT = f"http://127.0.0.1:{front.port}"
+    settings.S3_ENDPOINT = front.url
     blobs.store.cache_clear()
     with front.answering(page):
         for ask in (blobs.exists, blobs.remove, blobs.staged_size, lambda key: next(blobs.read(key))):

@@ -24,7 +24,7 @@ WAIT = 4.0
 
 @pytest.fixture
 def proxy(servers: None) -> Iterator[Proxy]:
-    proxy = Proxy(urlsplit(settings.DATABASE_URL).port or 5432)
+    proxy = Proxy(settings.DATABASE_URL)
     yield proxy
     proxy.close()
 
@@ -37,10 +37,7 @@ def wrappers(proxy: Proxy, django_db_blocker: DjangoDbBlocker) -> Iterator[list[
 
 
 def _wrappers(proxy: Proxy) -> Iterator[list[DatabaseWrapper]]:
-    parts = urlsplit(settings.DATABASE_URL)
-    through = parts._replace(
-        netloc=f"{parts.username}:{parts.password}@127.0.0.1:{proxy.port}", path="/postgres"
-    )
+    through = urlsplit(proxy.url)._replace(path="/postgres")
     configured: dict[str, Any] = {
         **_database(urlunsplit(through)),
         "AUTOCOMMIT": True,

@@ -162,7 +162,7 @@ class Endpoint:
 
 def _is_json(response: httpx.Response) -> bool:
     """A proxy's page, shown while what is behind it starts, says nothing of a model or a row."""
-    return response.headers.get("content-type", "").startswith("application/json")
+    return str(response.headers.get("content-type", "")).startswith("application/json")
 
 
 def _read(response: httpx.Response) -> Answer:

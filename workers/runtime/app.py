@@ -1,17 +1,19 @@
 """The Celery application of a worker: one task, `stillhouse.run_job(job_id)`.
 
-The message is a doorbell. It is acknowledged before the work begins and has no result: what is to be done,
-and whose turn it is, stands in Postgres behind the worker API. So a lost or doubled message does no harm.
+The message is a doorbell. It is gone once it is taken, and has no result: what is to be done, and whose turn
+it is, stands in Postgres behind the worker API. So a lost or doubled message does no harm.
 """
 
 import logging
 import os
+import socket
 import sys
 import threading
 from dataclasses import replace
 from typing import Any
 
 from celery import Celery
+from celery.app.amqp import AMQP
 from celery.signals import celeryd_init, worker_ready, worker_shutting_down
 
 from workers.runtime.folder import JOB_ID, remove_old_folders
@@ -32,8 +34,20 @@ except (SettingsError, Refused, Unreachable) as error:
 stopping = threading.Event()
 """Set when the worker is asked to stop, so that a running job can be handed back."""
 
+
+class Doorbells(AMQP):
+    """Takes doorbells without acknowledging them: nothing is lost with one, the platform rings again.
+
+    An acknowledgement that fails leaves kombu with a message in hand, and as there is room for one only, the
+    worker would never ask its broker for another.
+    """
+
+    def TaskConsumer(self, channel: Any, queues: Any = None, accept: Any = None, **more: Any) -> Any:
+        return super().TaskConsumer(channel, queues, accept, no_ack=True, **more)
+
+
 # No fixups: where DJANGO_SETTINGS_MODULE is set, Celery would otherwise load Django into the worker.
-app = Celery("stillhouse-worker", broker=settings.broker_url, fixups=[])
+app = Celery("stillhouse-worker", broker=settings.broker_url, amqp=Doorbells, fixups=[])
 app.conf.update(
     task_ignore_result=True,
     task_acks_late=False,
@@ -48,7 +62,13 @@ app.conf.update(
     broker_connection_max_retries=None,
     broker_transport_options={
         "socket_keepalive": True,
+        "socket_keepalive_options": {
+            socket.TCP_KEEPIDLE: 30,
+            socket.TCP_KEEPINTVL: 10,
+            socket.TCP_KEEPCNT: 3,
+        },
         "socket_connect_timeout": 5,
+        "socket_timeout": 10,
         "health_check_interval": 30,
     },
 )

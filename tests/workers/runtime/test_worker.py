@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from tests.proxy import Proxy
 from tests.waiting import wait_for
 from tests.workers.standin import PlatformStandIn
 from workers.contract import EvaluateSpec, ThinkContract, ValidateSpec
@@ -32,10 +34,19 @@ def doorbell(stores: None) -> Iterator[Celery]:
 
 
 @pytest.fixture
-def worker(platform: PlatformStandIn, stores: None, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def broker(stores: None) -> Iterator[Proxy]:
+    """What stands between the worker and its broker."""
+    proxy = Proxy(os.environ["BROKER_URL"])
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def worker(platform: PlatformStandIn, broker: Proxy, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     (tmp_path / "bases").mkdir()
     environment = {
         **os.environ,
+        "BROKER_URL": broker.url,
         "STILLHOUSE_URL": platform.url,
         "WORKER_TOKEN": "worker-secret",
         "BASES_DIR": str(tmp_path / "bases"),
@@ -91,6 +102,32 @@ def test_a_worker_told_to_stop_hands_its_job_back_in_time(
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(timeout=20) == 0
     assert [finish["failure"]["code"] for finish in platform.finishes] == ["worker_stopped"]
+
+
+def test_a_worker_hears_again_however_often_its_broker_was_away(
+    platform: PlatformStandIn, broker: Proxy, worker: subprocess.Popen[bytes], doorbell: Celery
+) -> None:
+    """While it waits, and then at the end of a job, when Celery acknowledges what it may."""
+    wait_for(lambda: platform.hellos, START_SECONDS)
+    with broker.away():
+        time.sleep(0.3)
+    time.sleep(5)  # it is connected again
+    asked, may_end = threading.Event(), threading.Event()
+
+    def finish(_: dict[str, Any]) -> int:
+        asked.set()
+        may_end.wait(START_SECONDS)
+        return 200
+
+    platform.finish = finish
+    platform.claimed("validate", ValidateSpec(), {"data": ROW})
+    doorbell.send_task("stillhouse.run_job", args=["job-1"], queue=QUEUE)
+    assert asked.wait(START_SECONDS)
+    with broker.away():
+        may_end.set()
+        time.sleep(0.3)
+    doorbell.send_task("stillhouse.run_job", args=["job-1"], queue=QUEUE)
+    wait_for(lambda: len(platform.claims) == 2, START_SECONDS)
 
 
 def test_a_worker_says_what_it_is_and_a_drained_one_leaves_the_doorbells_alone(

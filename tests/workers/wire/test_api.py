@@ -1,7 +1,6 @@
 """Calls to the platform."""
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,7 +15,7 @@ WISH = PoolWait(seconds=1)
 @pytest.fixture
 def front(platform: PlatformStandIn) -> Iterator[Proxy]:
     """What stands between a worker and the platform."""
-    proxy = Proxy(urlsplit(platform.url).port or 0)
+    proxy = Proxy(platform.url)
     yield proxy
     proxy.close()
 
@@ -32,7 +31,7 @@ def test_a_call_of_a_caller_that_is_done_is_not_tried_again() -> None:
 @pytest.mark.parametrize("page", [STARTING, SORRY])
 def test_what_a_proxy_says_is_no_word_of_the_platform(front: Proxy, page: bytes) -> None:
     """Neither a refusal, which would end a run, nor a receipt, after which its folder would be removed."""
-    api = PlatformAPI(f"http://127.0.0.1:{front.port}", "token")
+    api = PlatformAPI(front.url, "token")
     with front.answering(page):
         for ask in (
             lambda: api.post_for_nothing("/worker/v1/jobs/job-1/finish", WISH),
@@ -46,7 +45,7 @@ def test_what_a_proxy_says_is_no_word_of_the_platform(front: Proxy, page: bytes)
 
 def test_what_the_platform_refuses_is_refused(platform: PlatformStandIn, front: Proxy) -> None:
     platform.sync = lambda report: (404, Refusal(code="bad_request", message="There is no such pool."))
-    api = PlatformAPI(f"http://127.0.0.1:{front.port}", "token")
+    api = PlatformAPI(front.url, "token")
     with pytest.raises(Refused, match="no such pool") as refused:
         api.post("/worker/v1/pools/demo/sync", WISH, PoolWanted)
     assert (refused.value.status, refused.value.code) == (404, "bad_request")

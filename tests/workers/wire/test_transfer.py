@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,7 +16,7 @@ CONTENT = b"weights"
 @pytest.fixture
 def front(platform: PlatformStandIn) -> Iterator[Proxy]:
     """What stands between a worker and the store."""
-    proxy = Proxy(urlsplit(platform.url).port or 0)
+    proxy = Proxy(platform.url)
     yield proxy
     proxy.close()
 
@@ -34,7 +33,7 @@ def test_a_download_waits_until_the_store_itself_answers(
     """A proxy's 404 says nothing of the object, and its page is none."""
     platform.objects["file"] = CONTENT
     target = tmp_path / "file"
-    url = f"http://127.0.0.1:{front.port}/store/file"
+    url = f"{front.url}/store/file"
     with front.answering(page):
         with pytest.raises(TransferError) as failed:
             fetch(url, target, 0)
@@ -58,5 +57,5 @@ def test_a_page_is_no_receipt_of_an_upload(front: Proxy, tmp_path: Path, page: b
     source = tmp_path / "file"
     source.write_bytes(CONTENT)
     with front.answering(page), make_client() as client, pytest.raises(TransferError) as failed:
-        upload(client, f"http://127.0.0.1:{front.port}/store/file", source)
+        upload(client, f"{front.url}/store/file", source)
     assert failed.value.code == "upload_failed"
