@@ -1,16 +1,19 @@
 """Workers: enrolled by a one-time token, heard, drained, revoked; and what an older one is told."""
 
 import json
+from datetime import timedelta
 from io import StringIO
 from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
 from django.core.management import call_command
+from django.db.models.functions import Now
 from pytest_django.fixtures import Settings
 
 from stillhouse.audit.models import AuditEvent
-from stillhouse.jobs.models import Enrolment, Worker
+from stillhouse.jobs.claiming import claim_job
+from stillhouse.jobs.models import Enrolment, Outbox, Worker
 from tests.registry import at_once, started_run
 from tests.world import World, anybody
 from workers.contract import CONTRACT_VERSION
@@ -73,7 +76,7 @@ def test_a_worker_works_with_its_own_secret_under_its_own_name(world: World) -> 
     shared = world.worker(run.job, name="gpu-7")
     assert shared.post("claim", {"worker": "gpu-7"}).status_code == 401, "the shared token is not for gpu-7"
     assert shared.post("claim", {"worker": "gpu-7"}, bearer=secret).status_code == 200
-    assert post("hello", secret, worker="gpu-7", facts=FACTS).json() == {"draining": False}
+    assert post("hello", secret, worker="gpu-7", facts=FACTS).json() == {"draining": False, "unheard": False}
     assert Worker.objects.get(name="gpu-7").facts["devices"] == FACTS["devices"]
 
 
@@ -97,7 +100,7 @@ def test_a_drained_worker_gets_no_new_work(world: World) -> None:
     secret = enrolled()
     post("hello", secret, worker="gpu-7", facts=FACTS)
     command("drain", "gpu-7")
-    assert post("hello", secret, worker="gpu-7", facts=FACTS).json() == {"draining": True}
+    assert post("hello", secret, worker="gpu-7", facts=FACTS).json() == {"draining": True, "unheard": False}
     worker = world.worker(started_run(world.expert).job, name="gpu-7")
     response = worker.post("claim", {"worker": "gpu-7"}, bearer=secret)
     assert response.status_code == 409 and "drained" in response.json()["message"]
@@ -157,3 +160,24 @@ def test_the_fleet_is_changed_by_its_administrators_only(world: World, settings:
     assert world.client(world.lead).get("/w/acme/fleet/").content.decode().count("Revoke") == 0
     trail = AuditEvent.objects.filter(action__startswith="worker.").order_by("sequence")
     assert [event.action for event in trail] == ["worker.drained", "worker.undrained", "worker.revoked"]
+
+
+def test_a_worker_hears_that_a_doorbell_was_rung_for_it_in_vain(world: World) -> None:
+    """Only one that does nothing and may take it; and not of what was rung for just now, or not at all."""
+    bearer = django_settings.WORKER_TOKEN
+    run = started_run(world.expert)
+
+    def is_unheard() -> bool:
+        return bool(post("hello", bearer, worker="gpu-7", facts=FACTS).json()["unheard"])
+
+    assert not is_unheard()
+    Outbox.objects.update(sent_at=Now() - timedelta(seconds=50))
+    assert not is_unheard()
+    Outbox.objects.update(sent_at=Now() - timedelta(seconds=70))
+    assert is_unheard()
+    command("drain", "gpu-7")
+    assert not is_unheard()
+    command("undrain", "gpu-7")
+    assert is_unheard()
+    claim_job(job_id=run.job_id, worker="gpu-7")
+    assert not is_unheard()

@@ -50,6 +50,7 @@ class PlatformStandIn:
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
     hellos: list[dict[str, Any]] = field(default_factory=list)
     draining: bool = False
+    unheard: bool = False
     hello_refusal: Refusal | None = None
     grants: int = 0
     downloads: int = 0
@@ -118,7 +119,10 @@ def _handler(platform: PlatformStandIn) -> type[BaseHTTPRequestHandler]:
             elif call == "hello":
                 platform.hellos.append(body)
                 refusal = platform.hello_refusal
-                self._reply(426 if refusal else 200, refusal or HelloAnswer(draining=platform.draining))
+                self._reply(
+                    426 if refusal else 200,
+                    refusal or HelloAnswer(draining=platform.draining, unheard=platform.unheard),
+                )
             elif call == "checkpoints":
                 platform.checkpoints.append(body)
                 self._reply(200, None)

@@ -98,6 +98,8 @@ class HelloRequest(Message):
 class HelloAnswer(Answer):
     draining: bool = False
     """No more work comes; what runs may end."""
+    unheard: bool = False
+    """A doorbell that this worker should have taken, idle as it is, has been at the broker for a while."""
 
 
 class EnrolRequest(Message):

@@ -95,7 +95,8 @@ def say_hello(sender: Any = None, **_: object) -> None:
     """From now on the platform knows that this worker lives, and this worker whether it gets work.
 
     One that gets none (drained, refused, its disk broken) leaves the doorbells of its queues to the others.
-    The consumer is not for other threads, so its own loop is asked.
+    The consumer is not for other threads, so its own loop is asked. One that is deaf gets a new connection as
+    Celery makes one: after an error of the old one.
     """
     queues = list(app.amqp.queues.consume_from)
 
@@ -104,7 +105,12 @@ def say_hello(sender: Any = None, **_: object) -> None:
         for queue in queues:
             sender.hub.call_soon(change, queue)
 
-    Presence(settings, settings.token, ",".join(queues), rest).start()
+    def begin_anew() -> None:
+        raise ConnectionResetError("doorbells lie at the broker, and none arrives")
+
+    Presence(
+        settings, settings.token, ",".join(queues), rest, on_deaf=lambda: sender.hub.call_soon(begin_anew)
+    ).start()
 
 
 @worker_shutting_down.connect

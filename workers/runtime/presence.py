@@ -21,6 +21,8 @@ from workers.wire.environment import SettingsError
 log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 30.0
+DEAF_AFTER = 2
+"""Answers in a row that tell of an unheard doorbell: one that has just begun may yet take it after the first."""
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")
 
 
@@ -97,15 +99,26 @@ def _versions() -> dict[str, str]:
 
 
 class Presence:
-    """A thread that says hello. `on_rest(True)` is called when no more work is to be taken, and back."""
+    """A thread that says hello.
+
+    `on_rest(True)` is called when no more work is to be taken, and back; `on_deaf` when doorbells lie at the
+    broker for this worker and it does not take them.
+    """
 
     def __init__(
-        self, settings: WorkerSettings, token: str, queue: str, on_rest: Callable[[bool], None]
+        self,
+        settings: WorkerSettings,
+        token: str,
+        queue: str,
+        on_rest: Callable[[bool], None],
+        on_deaf: Callable[[], None],
     ) -> None:
-        self._settings, self._queue, self._on_rest = settings, queue, on_rest
+        self._settings, self._queue = settings, queue
+        self._on_rest, self._on_deaf = on_rest, on_deaf
         self._client = WorkerClient(settings.url, token)
         self._stop = threading.Event()
         self._resting = False
+        self._unheard = 0
         self._said = ""
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
 
@@ -135,9 +148,17 @@ class Presence:
         else:
             why = "the platform drains this worker" if answer.draining else told.trouble
             self._rest(bool(why), why or "working again")
+            self._listen(answer.unheard and not why)
         if told.trouble:
             for job in remove_old_folders(self._settings.work_dir):
                 log.info("removed the old folder of job %s", job)
+
+    def _listen(self, unheard: bool) -> None:
+        self._unheard = self._unheard + 1 if unheard else 0
+        if self._unheard == DEAF_AFTER:
+            self._unheard = 0
+            log.error("the platform rings, and this worker does not hear it: it connects to the broker anew")
+            self._on_deaf()
 
     def _rest(self, rest: bool, why: str) -> None:
         if why != self._said and (rest or self._resting):  # once, not every half minute

@@ -7,13 +7,13 @@ import logging
 from datetime import timedelta
 
 from django.db import transaction
-from django.db.models import Max, Q
+from django.db.models import Max, Q, QuerySet
 from django.db.models.functions import Now
 from kombu.exceptions import KombuError, OperationalError
 
 from stillhouse.celery import ring, waiting
 from stillhouse.jobs.actions import ring_later
-from stillhouse.jobs.models import QUEUED, Job, Outbox
+from stillhouse.jobs.models import QUEUED, RUNNING, Job, Outbox, Worker
 from stillhouse.jobs.shares import free_slots, turns
 
 log = logging.getLogger(__name__)
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 BATCH = 200
 STALE_AFTER = timedelta(seconds=30)
 KEPT_FOR = timedelta(days=1)
+UNHEARD_AFTER = timedelta(seconds=60)
+"""A doorbell that was lost is rung again before: one that is so old lies at the broker."""
 BROKER_TROUBLE = (OperationalError, KombuError, OSError)
 
 
@@ -54,21 +56,19 @@ def _ring_queue(queue: str) -> int:
     return rung
 
 
+def rings_unheard(worker: Worker) -> bool:
+    """Whether a doorbell lies at the broker that this worker should have taken, as it does nothing."""
+    unclaimed = _unclaimed(UNHEARD_AFTER).filter(queue__in=worker.queue.split(","))
+    return unclaimed.exists() and not Job.objects.filter(state=RUNNING, worker=worker.name).exists()
+
+
 def ring_stale_doorbells() -> int:
     """Ring again for jobs that nobody claimed within 30 s, in queues whose doorbells the broker has lost.
 
     A queue that still holds doorbells at the broker is merely busy: more of them would pile up and help
     nobody.
     """
-    stale = (
-        Job.objects.filter(state=QUEUED)
-        .annotate(
-            last=Max("outbox_entries__sent_at"),
-            unsent=Max("outbox_entries__pk", filter=Q(outbox_entries__sent_at=None)),
-        )
-        .filter(unsent=None, last__lt=Now() - STALE_AFTER)
-        .order_by("created_at")
-    )
+    stale = _unclaimed(STALE_AFTER).order_by("created_at")
     rung = 0
     for queue in sorted(set(stale.order_by().values_list("queue", flat=True))):
         try:
@@ -80,6 +80,18 @@ def ring_stale_doorbells() -> int:
         for job_id in list(stale.filter(queue=queue).values_list("pk", flat=True)[:BATCH]):
             rung += _ring_again(job_id)
     return rung
+
+
+def _unclaimed(since: timedelta) -> QuerySet[Job]:
+    """Queued jobs that were rung for last longer ago than this."""
+    return (
+        Job.objects.filter(state=QUEUED)
+        .annotate(
+            last=Max("outbox_entries__sent_at"),
+            unsent=Max("outbox_entries__pk", filter=Q(outbox_entries__sent_at=None)),
+        )
+        .filter(unsent=None, last__lt=Now() - since)
+    )
 
 
 @transaction.atomic

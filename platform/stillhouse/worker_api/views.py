@@ -32,6 +32,7 @@ from stillhouse.jobs.checkpoints import (
 from stillhouse.jobs.claiming import offer, take
 from stillhouse.jobs.errors import NoRoom, Refused
 from stillhouse.jobs.models import Checkpoint, Job
+from stillhouse.jobs.outbox import rings_unheard
 from stillhouse.jobs.workers import enrol, hear
 from stillhouse.publishing.queries import live_version_ids
 from stillhouse.serving.actions import sync_pool
@@ -186,7 +187,9 @@ def _succeed(message: FinishRequest, job_id: str, size: int) -> None:
 @call(HelloRequest, token="WORKER_TOKEN")
 def hello(message: HelloRequest) -> HelloAnswer:
     """A worker lives."""
-    return HelloAnswer(draining=hear(message).draining_since is not None)
+    worker = hear(message)
+    draining = worker.draining_since is not None
+    return HelloAnswer(draining=draining, unheard=not draining and rings_unheard(worker))
 
 
 @csrf_exempt

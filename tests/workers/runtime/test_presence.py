@@ -27,7 +27,7 @@ def rests(settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator
     """What a worker that says hello all the time was told: to rest, or to work again."""
     monkeypatch.setattr(presence, "HELLO_SECONDS", 0.05)
     told: list[bool] = []
-    lives = Presence(settings, "t", "gpu", told.append)
+    lives = Presence(settings, "t", "gpu", told.append, lambda: None)
     lives.start()
     yield told
     lives.stop()
@@ -55,6 +55,24 @@ def test_a_worker_that_is_refused_rests(platform: PlatformStandIn, rests: list[b
     wait_for(lambda: rests == [True])
     platform.hello_refusal = None
     wait_for(lambda: rests == [True, False])
+
+
+def test_a_worker_that_does_not_hear_its_doorbells_connects_anew(
+    platform: PlatformStandIn, settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at the first word: it may have begun a moment ago. Nor while it rests, and is not to hear any."""
+    monkeypatch.setattr(presence, "HELLO_SECONDS", 0.05)
+    heard_at: list[int] = []
+    platform.unheard = platform.draining = True
+    lives = Presence(settings, "t", "gpu", lambda _: None, lambda: heard_at.append(len(platform.hellos)))
+    lives.start()
+    wait_for(lambda: len(platform.hellos) > 3)
+    assert heard_at == []
+    platform.draining = False
+    wait_for(lambda: len(heard_at) == 2)
+    assert heard_at[1] - heard_at[0] >= 2
+    platform.unheard = False
+    lives.stop()
 
 
 def test_a_full_disk_is_said_in_words_and_room_helps(tmp_path: Path) -> None:
