@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 30.0
 DEAF_AFTER = 2
-"""Answers in a row that tell of an unheard doorbell: one that has just begun may yet take it after the first."""
+"""Answers in a row that tell of an unheard doorbell; after the first, one that has just begun may take it."""
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")
 
 
