@@ -11,7 +11,6 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,7 +19,7 @@ from workers.contract import CHECKPOINT_DAMAGED, CheckpointRequest, ClaimAnswer,
 from workers.runtime.client import WorkerClient
 from workers.runtime.outcome import JobFailed
 from workers.wire.api import Refused, Unreachable, growing_pauses
-from workers.wire.transfer import TransferError, download, make_client, sha256_of, upload
+from workers.wire.transfer import Patience, TransferError, download, make_client, sha256_of, upload
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ def newest_step(out: Path) -> int | None:
     return max(steps, default=None)
 
 
-def restore(claim: ClaimAnswer, job_folder: Path, check: Callable[[], None], patience: float) -> bool:
+def restore(claim: ClaimAnswer, job_folder: Path, patience: Patience) -> bool:
     """Leave in `out` what this attempt may go on from; returns whether there is anything.
 
     Where the work begins anew, what earlier attempts left is removed. Otherwise the newest checkpoint counts:
@@ -55,7 +54,7 @@ def restore(claim: ClaimAnswer, job_folder: Path, check: Callable[[], None], pat
     _remove_damaged(out)
     here, stored = newest_step(out), claim.checkpoint
     if stored is not None and (here is None or stored.step > here):
-        _fetch(claim, out / FOLDER, check, patience)
+        _fetch(claim, out / FOLDER, patience)
     return newest_step(out) is not None
 
 
@@ -78,7 +77,7 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _fetch(claim: ClaimAnswer, folder: Path, check: Callable[[], None], patience: float) -> None:
+def _fetch(claim: ClaimAnswer, folder: Path, patience: Patience) -> None:
     assert claim.checkpoint is not None
     partial = folder / ".fetched"
     shutil.rmtree(partial, ignore_errors=True)
@@ -92,7 +91,6 @@ def _fetch(claim: ClaimAnswer, folder: Path, check: Callable[[], None], patience
                     partial / file.name,
                     size=file.size,
                     sha256=file.sha256,
-                    check=check,
                     patience=patience,
                 )
             except TransferError as error:

@@ -35,7 +35,7 @@ from workers.runtime.process import Child
 from workers.runtime.reporter import Reporter
 from workers.runtime.settings import WorkerSettings
 from workers.wire.api import Refused, Unreachable, growing_pauses
-from workers.wire.transfer import TransferError, download, make_client, pause, sha256_of, upload
+from workers.wire.transfer import Patience, TransferError, download, make_client, pause, sha256_of, upload
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class Attempt:
         out = folder / "out"
         if claim.checkpoint is not None:
             self.tracker.phase("downloading", f"Fetching the checkpoint at step {claim.checkpoint.step}.")
-        resume = restore(claim, folder, lambda: self._check(reporter), STORE_PATIENCE)
+        resume = restore(claim, folder, self._patience("the checkpoint", reporter))
         job = ChildJob(
             kind=claim.kind,
             spec=claim.spec,
@@ -196,9 +196,14 @@ class Attempt:
                     target,
                     size=file.size,
                     sha256=file.sha256,
-                    check=lambda: self._check(reporter),
-                    patience=STORE_PATIENCE,
+                    patience=self._patience(file.name, reporter),
                 )
+
+    def _patience(self, what: str, reporter: Reporter) -> Patience:
+        def waiting() -> None:
+            self.tracker.phase("downloading", f"The object store does not give {what} yet; trying again.")
+
+        return Patience(STORE_PATIENCE, lambda: self._check(reporter), waiting)
 
     def _check(self, reporter: Reporter) -> None:
         """While there is nothing to keep yet: raise if the job is not ours any more, or this worker stops."""

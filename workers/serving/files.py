@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from workers.contract import AdapterManifest, Sha256, WantedVersion
 from workers.contract.weights import digest_base
-from workers.wire.transfer import download, make_client, sha256_of
+from workers.wire.transfer import Patience, download, make_client, sha256_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}@([0-9a-f]{12})")
 """Immutable serving name: `<adapter>@<first 12 of the digest>`."""
@@ -89,7 +89,14 @@ class AdapterCache:
             with make_client() as client:
                 for file in version.files:
                     target = partial / file.name
-                    download(client, file.url, target, size=file.size, sha256=file.sha256, check=check)
+                    download(
+                        client,
+                        file.url,
+                        target,
+                        size=file.size,
+                        sha256=file.sha256,
+                        patience=Patience(check=check),
+                    )
             check_folder(partial, version.digest, max_rank=max_rank)
             os.replace(partial, self.path(version.digest))
         except OSError as error:

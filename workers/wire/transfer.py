@@ -8,6 +8,7 @@ import os
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,8 +21,6 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 UPLOAD_PIECE = 1024 * 1024
-PATIENCE = 30.0
-"""Seconds without a single new byte before a download gives up, unless the caller has more time."""
 GONE_STATUS = {404, 410}
 """The object is not there."""
 GIVE_UP_STATUS = {400, 401, 403}
@@ -42,7 +41,19 @@ class TransferError(Exception):
 
 
 def never() -> None:
-    """The default of `check`: go on."""
+    """The default of what is called meanwhile: go on."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a download waits for an absent store, and who is asked and told meanwhile."""
+
+    seconds: float = 30.0
+    """Without a single new byte."""
+    check: Callable[[], None] = never
+    """Called between pieces and in pauses; may raise to stop."""
+    waiting: Callable[[], None] = never
+    """Called before every pause."""
 
 
 def make_client() -> httpx.Client:
@@ -69,21 +80,20 @@ def download(
     *,
     size: int,
     sha256: Sha256 | None,
-    check: Callable[[], None] = never,
-    patience: float = PATIENCE,
+    patience: Patience = Patience(),
 ) -> Sha256:
     """Fetch `url` to `target`, which appears only when its size and sha256 are right; returns its sha256.
 
     Without an expected `sha256` the digest is only taken.
 
-    `check` is called between pieces and may raise to stop. A file already there and right is kept.
-    Raises TransferError, for an absent store after `patience` seconds without a new byte.
+    A file already there and right is kept. Raises TransferError, for an absent store when the patience is
+    over.
     """
     if sha256 and target.is_file() and target.stat().st_size == size and sha256_of(target) == sha256:
         return sha256
     partial = target.with_name(target.name + ".partial")
     try:
-        digest = _fetch(client, url, partial, size, check, patience)
+        digest = _fetch(client, url, partial, size, patience)
         if sha256 is not None and digest != sha256:
             raise TransferError(
                 "checksum_mismatch",
@@ -97,9 +107,7 @@ def download(
             partial.unlink()
 
 
-def _fetch(
-    client: httpx.Client, url: str, partial: Path, size: int, check: Callable[[], None], patience: float
-) -> str:
+def _fetch(client: httpx.Client, url: str, partial: Path, size: int, patience: Patience) -> str:
     """Write exactly `size` bytes to `partial` over as many connections as it takes; return their sha256."""
     hasher, done, progress = hashlib.sha256(), 0, time.monotonic()
     pauses = growing_pauses()
@@ -115,7 +123,7 @@ def _fetch(
                         )
                     hasher.update(piece)
                     file.write(piece)
-                    check()
+                    patience.check()
                 if done == size:
                     return hasher.hexdigest()
                 reason = f"the line ended after {done} of {size} bytes"
@@ -125,10 +133,11 @@ def _fetch(
                 reason = type(error).__name__
             if done > before:
                 progress, pauses = time.monotonic(), growing_pauses()
-            if time.monotonic() - progress > patience:
+            if time.monotonic() - progress > patience.seconds:
                 raise TransferError("download_failed", f"{partial.stem} could not be downloaded: {reason}.")
             log.warning("download of %s: %s; trying again", partial.stem, reason)
-            pause(next(pauses), check)
+            patience.waiting()
+            pause(next(pauses), patience.check)
 
 
 def _pieces(client: httpx.Client, url: str, start: int) -> Iterator[bytes]:

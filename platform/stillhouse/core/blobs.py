@@ -65,10 +65,9 @@ class _Pool(urllib3.PoolManager):
         self, method: str, url: str, redirect: bool = True, **more: Any
     ) -> urllib3.BaseHTTPResponse:
         response = super().urlopen(method, url, redirect, **more)
+        # Errors of S3 are XML, and objects, whatever their type, have an ETag.
         is_text = response.headers.get("content-type", "").startswith(("text/html", "text/plain"))
-        if (
-            is_text and "etag" not in response.headers
-        ):  # errors of S3 are XML; objects of any type have an ETag
+        if is_text and "etag" not in response.headers:
             response.drain_conn()
             response.release_conn()
             raise ProtocolError(f"{response.status} with a page: something in front of the store answered")

@@ -14,6 +14,7 @@ from workers.contract import ClaimAnswer
 from workers.runtime.checkpoints import newest_step, restore
 from workers.runtime.child import NO_SPACE
 from workers.runtime.childjob import ChildJob
+from workers.wire.transfer import Patience
 
 CLAIM = ClaimAnswer(
     job="job-1", kind="train", attempt=2, token="t", lease_seconds=60, report_seconds=1, spec={}
@@ -34,13 +35,13 @@ def write_checkpoint(folder: Path, step: int) -> Path:
 def test_a_torn_checkpoint_on_the_disk_falls_back_to_the_one_before(tmp_path: Path, torn: str) -> None:
     write_checkpoint(tmp_path, 2)
     os.truncate(write_checkpoint(tmp_path, 4) / torn, 5)
-    assert restore(CLAIM, tmp_path, lambda: None, 0)
+    assert restore(CLAIM, tmp_path, Patience())
     assert newest_step(tmp_path / "out") == 2
 
 
 def test_a_checkpoint_without_its_files_is_none(tmp_path: Path) -> None:
     (write_checkpoint(tmp_path, 3) / "lora.safetensors").unlink()
-    assert not restore(CLAIM, tmp_path, lambda: None, 0)
+    assert not restore(CLAIM, tmp_path, Patience())
 
 
 @pytest.fixture

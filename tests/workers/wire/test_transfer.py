@@ -1,14 +1,14 @@
 """Files to and from an object store that is away, or that something else answers for."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.proxy import SORRY, STARTING, Proxy
 from tests.workers.standin import PlatformStandIn
-from workers.wire.transfer import TransferError, download, make_client, upload
+from workers.wire.transfer import Patience, TransferError, download, make_client, never, upload
 
 CONTENT = b"weights"
 
@@ -21,7 +21,8 @@ def front(platform: PlatformStandIn) -> Iterator[Proxy]:
     proxy.close()
 
 
-def fetch(url: str, target: Path, patience: float) -> None:
+def fetch(url: str, target: Path, seconds: float, waiting: Callable[[], None] = never) -> None:
+    patience = Patience(seconds, waiting=waiting)
     with make_client() as client:
         download(client, url, target, size=len(CONTENT), sha256=None, patience=patience)
 
@@ -38,8 +39,10 @@ def test_a_download_waits_until_the_store_itself_answers(
         with pytest.raises(TransferError) as failed:
             fetch(url, target, 0)
         assert failed.value.code == "download_failed" and not target.exists()
-        waiting = threading.Thread(target=fetch, args=(url, target, 60))
+        told = threading.Event()
+        waiting = threading.Thread(target=fetch, args=(url, target, 60, told.set))
         waiting.start()
+        assert told.wait(30)
     waiting.join(30)
     assert target.read_bytes() == CONTENT
 
