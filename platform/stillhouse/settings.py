@@ -24,6 +24,17 @@ def flag(name: str) -> bool:
     return env(name, "").lower() in ("1", "true", "yes", "on")
 
 
+DATABASE_LINE = {
+    "connect_timeout": 5,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds
+}
+"""A Postgres whose host is gone without a word is missed in half a minute: the kernel alone would wait for a
+quarter of an hour."""
+
+
 def _database(url: str) -> dict[str, object]:
     parts = urlsplit(url)
     if parts.scheme not in ("postgres", "postgresql") or not parts.path.strip("/"):
@@ -42,7 +53,7 @@ def _database(url: str) -> dict[str, object]:
         # `reconnect_timeout`: after an outage the pool tries anew with the next request, not after pauses
         # that have grown to minutes.
         "OPTIONS": {
-            "connect_timeout": 5,
+            **DATABASE_LINE,
             # A process that stands still, or whose host is gone, gives back its locks.
             "options": "-c idle_in_transaction_session_timeout=2min -c tcp_keepalives_idle=30 "
             "-c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",

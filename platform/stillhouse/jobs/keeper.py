@@ -18,6 +18,7 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError, close_old_connections, connection
 from django.utils.module_loading import import_string
 from minio.error import MinioException
+from psycopg.conninfo import make_conninfo
 from urllib3.exceptions import HTTPError
 
 from stillhouse.core.blobs import sweep_staging
@@ -78,9 +79,10 @@ def chores() -> list[Chore]:
 def keep_going(stop: threading.Event) -> None:
     """Run until `stop` is set, whatever becomes of Postgres meanwhile."""
     todo = chores()
+    line = make_conninfo(settings.DATABASE_URL, **settings.DATABASE_LINE)
     while not stop.is_set():
         try:
-            with psycopg.connect(settings.DATABASE_URL, autocommit=True, connect_timeout=5) as listener:
+            with psycopg.connect(line, autocommit=True) as listener:
                 listener.execute("SELECT set_config('idle_session_timeout', %s, false)", [STANDSTILL])
                 _wait_for_turn(listener, stop)
                 _listen(listener, stop, todo)
