@@ -170,7 +170,9 @@ def test_from_evaluation_to_publishing_and_back(world: World) -> None:
     expert.post(f"{address}ask/", {"note": "Better."})
     assert "Somebody else decides" in page(expert, address) and second.pk in page(lead, "/w/acme/reviews/")
     assert expert.post(f"{address}decide/", {"verdict": "approved", "reason": "Mine."}).status_code == 403
+    assert "No app can reach it" in page(expert, f"/w/acme/runs/{second.run_id}/")
     lead.post(f"{address}decide/", {"verdict": "approved", "reason": "Read every answer."})
+    assert "Now it is approved." in page(expert, f"/w/acme/runs/{second.run_id}/")
     lead.post(f"{address}publish/", {"alias": "clauses"})
     alias = get_alias(world.lead, "clauses")
     assert _served(alias) == second and "Read every answer." in page(expert, address)
