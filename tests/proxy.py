@@ -9,11 +9,13 @@ from urllib.parse import urlsplit
 
 PIECE = 64 * 1024
 STARTING = (
-    b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: 19\r\n\r\n404 page not found\n"
+    b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: 19\r\nConnection: close\r\n\r\n"
+    b"404 page not found\n"
 )
 """What some reverse proxies answer while what is behind them starts."""
 SORRY = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 28\r\n\r\n<p>Back in a few minutes.</p>"
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 29\r\nConnection: close\r\n\r\n"
+    b"<p>Back in a few minutes.</p>"
 )
 """What others show meanwhile."""
 
@@ -132,7 +134,8 @@ class Proxy:
             while client.recv(PIECE):
                 if instead:
                     client.sendall(instead)
-                    break
+                    client.shutdown(socket.SHUT_WR)
+                    instead = b""  # the rest is only read: closed before it, the line would lose the answer
         with self._lock:
             self._open.discard(client)
         client.close()
