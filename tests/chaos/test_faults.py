@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -37,6 +38,18 @@ def kept_working(attempts: list[Attempt]) -> None:
     """The second attempt began at a checkpoint of the first, of which nobody may have heard: a worker does
     more than it could report, and its disk keeps it."""
     assert attempts[1].resumed_step > 0
+
+
+def rode_out(
+    house: House, world: World, fault: AbstractContextManager[None], *, seconds: float, epochs: float = 60.0
+) -> None:
+    """A run that trains goes through a fault of so many seconds in one attempt."""
+    run = house.start_run(world, epochs=epochs)
+    house.training(run)
+    house.hit()
+    with fault:
+        time.sleep(seconds)
+    assert len(house.check_success(run)) == 1
 
 
 def test_kill_9_of_the_trainer(house: House, world: World) -> None:
@@ -99,12 +112,7 @@ def test_the_broker_away_in_the_middle_and_at_the_finish(house: House, world: Wo
 
 @pytest.mark.chaos
 def test_postgres_away_for_less_than_the_lease(house: House, world: World) -> None:
-    run = house.start_run(world)
-    house.training(run)
-    house.hit()
-    with house.database.away():
-        time.sleep(2)
-    assert len(house.check_success(run)) == 1
+    rode_out(house, world, house.database.away(), seconds=2)
 
 
 @pytest.mark.chaos

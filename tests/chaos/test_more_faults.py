@@ -17,7 +17,7 @@ from django.conf import settings
 from stillhouse.embedded import services
 from stillhouse.jobs.models import Attempt, Outbox
 from tests.chaos.house import HANG_SECONDS, LEASE_SECONDS, NAMES, PATIENCE, House
-from tests.chaos.test_faults import forget_every_doorbell, went_on
+from tests.chaos.test_faults import forget_every_doorbell, rode_out, went_on
 from tests.waiting import wait_for
 from tests.world import World
 
@@ -189,12 +189,7 @@ def test_a_broker_that_takes_nothing_more(house: House, world: World) -> None:
 
 @pytest.mark.parametrize("answer", [BUSY, b""], ids=["errors", "silence"])
 def test_a_store_that_gives_only(house: House, world: World, answer: bytes) -> None:
-    run = house.start_run(world)
-    house.training(run)
-    house.hit()
-    with house.store.answering(answer):
-        time.sleep(6)
-    assert len(house.check_success(run)) == 1
+    rode_out(house, world, house.store.answering(answer), seconds=6)
 
 
 def test_the_store_away_at_the_finish(house: House, world: World) -> None:

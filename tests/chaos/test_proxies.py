@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.chaos.house import PATIENCE, House
-from tests.chaos.test_faults import went_on
+from tests.chaos.test_faults import rode_out, went_on
 from tests.proxy import SORRY, STARTING
 from tests.waiting import wait_for
 from tests.world import World
@@ -20,22 +20,12 @@ pytestmark = [
 
 def test_a_proxy_answers_for_the_platform(house: House, world: World) -> None:
     """Its 404 ends no run."""
-    run = house.start_run(world)
-    house.training(run)
-    house.hit()
-    with house.front.answering(STARTING):
-        time.sleep(6)
-    assert len(house.check_success(run)) == 1
+    rode_out(house, world, house.front.answering(STARTING), seconds=6)
 
 
 def test_a_proxy_answers_for_the_platform_at_the_finish(house: House, world: World) -> None:
     """Its page is no receipt: a worker that took it for one would throw its result away."""
-    run = house.start_run(world, epochs=8)
-    house.training(run)
-    house.hit()
-    with house.front.answering(SORRY):
-        time.sleep(10)
-    assert len(house.check_success(run)) == 1
+    rode_out(house, world, house.front.answering(SORRY), seconds=10, epochs=8)
 
 
 def test_a_proxy_answers_for_the_store(house: House, world: World) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.proxy import Proxy
 from tests.workers.standin import PlatformStandIn
 
 
@@ -15,3 +16,11 @@ def platform() -> Iterator[PlatformStandIn]:
     yield stand_in
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def front(platform: PlatformStandIn) -> Iterator[Proxy]:
+    """What stands between a worker and the platform, whose stand-in is the store, too."""
+    proxy = Proxy(platform.url)
+    yield proxy
+    proxy.close()

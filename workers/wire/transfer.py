@@ -146,11 +146,9 @@ def _pieces(client: httpx.Client, url: str, start: int) -> Iterator[bytes]:
     if start:
         headers["range"] = f"bytes={start}-"
     with client.stream("GET", url, headers=headers) as response:
-        if response.status_code in GONE_STATUS | GIVE_UP_STATUS and _is_refusal(response):
-            if response.status_code in GONE_STATUS:
-                raise TransferError(
-                    "object_missing", "The object store does not have the object to download."
-                )
+        if response.status_code in GONE_STATUS and _is_refusal(response):
+            raise TransferError("object_missing", "The object store does not have the object to download.")
+        if response.status_code in GIVE_UP_STATUS and _is_refusal(response):
             raise TransferError(
                 "download_refused", f"The object store answered {response.status_code} to a download."
             )

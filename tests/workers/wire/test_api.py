@@ -1,7 +1,5 @@
 """Calls to the platform."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.proxy import SORRY, STARTING, Proxy
@@ -10,14 +8,6 @@ from workers.contract import PoolWait, PoolWanted, Refusal
 from workers.wire.api import PlatformAPI, Refused, Unreachable
 
 WISH = PoolWait(seconds=1)
-
-
-@pytest.fixture
-def front(platform: PlatformStandIn) -> Iterator[Proxy]:
-    """What stands between a worker and the platform."""
-    proxy = Proxy(platform.url)
-    yield proxy
-    proxy.close()
 
 
 def test_a_call_of_a_caller_that_is_done_is_not_tried_again() -> None:

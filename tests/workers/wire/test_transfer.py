@@ -1,7 +1,7 @@
 """Files to and from an object store that is away, or that something else answers for."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,14 +11,6 @@ from tests.workers.standin import PlatformStandIn
 from workers.wire.transfer import Patience, TransferError, download, make_client, never, upload
 
 CONTENT = b"weights"
-
-
-@pytest.fixture
-def front(platform: PlatformStandIn) -> Iterator[Proxy]:
-    """What stands between a worker and the store."""
-    proxy = Proxy(platform.url)
-    yield proxy
-    proxy.close()
 
 
 def fetch(url: str, target: Path, seconds: float, waiting: Callable[[], None] = never) -> None:
